@@ -1,0 +1,68 @@
+"""The algebra: schedules, predictions, denoisers, grids, noise and the sampling loop. Needs torch alone."""
+
+from . import grids
+from .config import from_config, register, to_config
+from .denoiser import EDM, Denoiser, Plain, Preconditioned, Scaling, check_cond, per_row, prepare
+from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
+from .noise import Noise, fold
+from .predictions import X0, Eps, Flow, Karras, Prediction, Score, V
+from .sampling import Solver, Step, evaluations, sample, steps, update
+from .schedules import (
+    VE,
+    VP,
+    Rectified,
+    Schedule,
+    SubVP,
+    Table,
+    VPCosine,
+    VPLinear,
+    VPScaledLinear,
+    VPSigmoid,
+    ZeroTerminalSNR,
+)
+
+__all__ = [
+    "EDM",
+    "VE",
+    "VP",
+    "X0",
+    "CheckpointError",
+    "Denoiser",
+    "Diverged",
+    "Eps",
+    "Flow",
+    "InputError",
+    "Karras",
+    "Noise",
+    "Plain",
+    "Preconditioned",
+    "Prediction",
+    "Rectified",
+    "Scaling",
+    "Schedule",
+    "Score",
+    "SfumatoError",
+    "Solver",
+    "Step",
+    "SubVP",
+    "Table",
+    "V",
+    "VPCosine",
+    "VPLinear",
+    "VPScaledLinear",
+    "VPSigmoid",
+    "ZeroTerminalSNR",
+    "check_cond",
+    "evaluations",
+    "fold",
+    "from_config",
+    "grids",
+    "nearest",
+    "per_row",
+    "prepare",
+    "register",
+    "sample",
+    "steps",
+    "to_config",
+    "update",
+]

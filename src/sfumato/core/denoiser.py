@@ -1,0 +1,197 @@
+"""Denoisers: x0_hat = denoiser(x, t, **cond), E[x_0 | x_t, cond]; and the one class that calls a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from .config import register
+from .errors import InputError, nearest
+from .predictions import Prediction
+from .schedules import Schedule
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """E[x_0 | x_t, cond]: a plain tensor from x [B, ...] and t (a float for all rows, or float64[B])."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The corruption that this denoiser undoes."""
+        ...
+
+    @property
+    def cond(self) -> Mapping[str, Any]:
+        """The condition keys that it takes, each with its null value (None where there is none)."""
+        ...
+
+    def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        """Return E[x_0 | x_t = x, cond], a fresh tensor shaped like `x`."""
+        ...
+
+
+class Scaling(Protocol):
+    """What a network sees of (x, t)."""
+
+    def __call__(self, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        """Return (c_in, c_noise): the factor on x and the label of the noise level."""
+        ...
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """c_in = 1, c_noise = scale t + shift: DDPM's time label.
+
+    Default 1000 t: networks with sinusoidal embeddings expect 0..1000 (arXiv 2006.11239, app. B). A `Table` of T
+    entries, whose index i stands at t = (i + 1) / T, takes scale = T and shift = -1.
+    """
+
+    scale: float = 1000.0
+    shift: float = 0.0
+
+    def __call__(self, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        return 1.0, self.scale * t + self.shift
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class EDM:
+    """c_in = 1 / sqrt(sigma^2 + alpha^2 sd^2), c_noise = ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1).
+
+    The input has unit variance at every t. |lambda| is clipped at `limit` so that both ends of a schedule are finite;
+    the default 20 lies beyond every noise level in use. `sigma_data` 0.5 is the paper's.
+    """
+
+    sigma_data: float = 0.5
+    limit: float = 20.0
+
+    def __call__(self, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        c_in = (sigma * sigma + alpha * alpha * self.sigma_data**2) ** -0.5
+        if isinstance(alpha, Tensor):
+            lam = (torch.log(alpha) - torch.log(cast(Tensor, sigma))).clamp(-self.limit, self.limit)
+        elif alpha <= 0.0 or sigma <= 0.0:
+            lam = self.limit if alpha > 0.0 else -self.limit
+        else:
+            lam = min(max(math.log(alpha / sigma), -self.limit), self.limit)
+        return c_in, -0.25 * lam
+
+
+class Preconditioned(nn.Module):
+    """A network made into a denoiser: x0_hat = prediction.to_x0(net(c_in x, c_noise, **cond), x, alpha, sigma).
+
+    The only class that calls a network, and the only place that casts: the network runs in its own dtype, the state
+    keeps the dtype that it came with.
+
+    A network is called as `net(x, c_noise, **cond)` with c_noise float32[B], or [1] when all rows share it. It
+    declares `cond`, its condition keys with their null values. If it has `embed(c_noise) -> emb` and
+    `trunk(x, emb, **cond)` with forward = trunk(x, embed(c_noise)), `prepare` computes all embeddings of a run at once.
+
+    Raises `InputError` for condition keys that the network does not take.
+    """
+
+    def __init__(
+        self, net: nn.Module, schedule: Schedule, prediction: Prediction, scaling: Scaling | None = None
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.schedule = schedule
+        self.prediction = prediction
+        self.scaling: Scaling = Plain() if scaling is None else scaling
+
+    @property
+    def cond(self) -> Mapping[str, Any]:
+        return cast("Mapping[str, Any]", getattr(self.net, "cond", {}))
+
+    def forward(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        out, alpha, sigma = self.output(x, t, **cond)
+        return self.prediction.to_x0(out, x, alpha, sigma)
+
+    def output(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Any, Any]:
+        """Return the network's own output, with alpha and sigma shaped for x: what an objective compares."""
+        check_cond(self.cond, cond)
+        alpha, sigma = self.schedule(t)
+        c_in, c_noise = self.scaling(t, alpha, sigma)
+        label = _label(c_noise, x)
+        if isinstance(t, Tensor):
+            alpha, sigma, c_in = (per_row(v, x) for v in (alpha, sigma, c_in))
+        return self._call(x, c_in, self.net, label, cond), alpha, sigma
+
+    def _call(self, x: Tensor, c_in: Any, function: Any, label: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        dtype = net_dtype(self.net)
+        inside = x if isinstance(c_in, float) and c_in == 1.0 else x * c_in
+        return cast(Tensor, function(inside.to(dtype), label, **cond)).to(x.dtype)
+
+    def prepare(self, times: Sequence[float]) -> Denoiser:
+        """Return this denoiser with all that depends on t alone computed once, for the `times` of one run."""
+        embed = getattr(self.net, "embed", None)
+        if embed is None or not times:
+            return self
+        return _Prepared(self, times)
+
+
+class _Prepared:
+    """A `Preconditioned` for one run: coefficients and time embeddings of its steps are looked up, not recomputed."""
+
+    def __init__(self, denoiser: Preconditioned, times: Sequence[float]) -> None:
+        self.denoiser = denoiser
+        self.schedule = denoiser.schedule
+        self.cond = denoiser.cond
+        coefficients = [(*denoiser.schedule(t),) for t in times]
+        scales = [denoiser.scaling(t, a, s) for t, (a, s) in zip(times, coefficients, strict=True)]
+        parameter = next(denoiser.net.parameters(), None)
+        labels = torch.tensor([c for _, c in scales], dtype=torch.float32, device=getattr(parameter, "device", "cpu"))
+        embedded = cast(Any, denoiser.net).embed(labels).split(1)
+        self._rows = {
+            t: (a, s, c_in, row)
+            for t, (a, s), (c_in, _), row in zip(times, coefficients, scales, embedded, strict=True)
+        }
+
+    def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        known = None if isinstance(t, Tensor) else self._rows.get(t)
+        if known is None:
+            return self.denoiser(x, t, **cond)
+        check_cond(self.cond, cond)
+        alpha, sigma, c_in, row = known
+        out = self.denoiser._call(x, c_in, cast(Any, self.denoiser.net).trunk, row, cond)  # pyright: ignore[reportPrivateUsage]
+        return self.denoiser.prediction.to_x0(out, x, alpha, sigma)
+
+
+def prepare(denoiser: Denoiser, times: Sequence[float]) -> Denoiser:
+    """Return `denoiser.prepare(times)` where it has one, else `denoiser` itself."""
+    method = getattr(denoiser, "prepare", None)
+    return denoiser if method is None else cast(Denoiser, method(times))
+
+
+def check_cond(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise `InputError` for condition keys that are not `known`."""
+    for key in given:
+        if key not in known:
+            raise InputError(f"this denoiser takes no condition {key!r}{nearest(key, known)}")
+
+
+def per_row(value: Tensor | float, x: Tensor) -> Tensor | float:
+    """Return `value` [B] shaped [B, 1, ...] in the dtype of `x`, so that it multiplies rows and never columns."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape != x.shape[:1]:
+        raise InputError(f"one value a row is needed: got shape {tuple(value.shape)} for x of shape {tuple(x.shape)}")
+    return value.to(device=x.device, dtype=x.dtype).reshape(-1, *(1 for _ in x.shape[1:]))
+
+
+def net_dtype(net: nn.Module) -> torch.dtype:
+    """Return the dtype of the network's first parameter (float32 where it has none)."""
+    parameter = next(net.parameters(), None)
+    return torch.float32 if parameter is None else parameter.dtype
+
+
+def _label(c_noise: Any, x: Tensor) -> Tensor:
+    """Return the noise label as float32 on the device of `x`: [B], or [1] when all rows share it."""
+    if isinstance(c_noise, Tensor):
+        return c_noise.to(device=x.device, dtype=torch.float32)
+    return torch.tensor([c_noise], dtype=torch.float32, device=x.device)

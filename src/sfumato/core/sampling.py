@@ -1,0 +1,144 @@
+"""The one sampling loop, and what a solver is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser, check_cond, prepare
+from .errors import InputError
+from .noise import Noise
+from .schedules import Schedule
+
+
+class Step(NamedTuple):
+    """One step k of a grid, from t to s < t: step i of n, with the schedule's values at both ends, as floats."""
+
+    i: int
+    n: int
+    t: float
+    s: float
+    alpha_t: float
+    sigma_t: float
+    alpha_s: float
+    sigma_s: float
+
+    @property
+    def lam_t(self) -> float:
+        """ln(alpha_t / sigma_t), -inf where alpha_t = 0."""
+        return math.log(self.alpha_t / self.sigma_t) if self.alpha_t > 0.0 else -math.inf
+
+    @property
+    def lam_s(self) -> float:
+        """ln(alpha_s / sigma_s)."""
+        return math.log(self.alpha_s / self.sigma_s)
+
+
+class Solver(Protocol):
+    """A frozen dataclass that turns a denoiser into steps; it holds settings and no state.
+
+    `order` is the order of convergence of its deterministic part, `nfe` the evaluations of one step, `stochastic`
+    whether it draws noise (then moments converge rather than paths).
+    """
+
+    order: ClassVar[int]
+    nfe: ClassVar[int]
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether these settings draw noise."""
+        ...
+
+    def init(self, x: Tensor) -> Any:
+        """Return the state before the first step."""
+        ...
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, k: Step, state: Any, noise: Noise, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, Any]:
+        """Return (x_s, state) from x = x_t, for sigma_s > 0. May overwrite `x`, which belongs to the loop."""
+        ...
+
+
+Callback = Callable[[Step, Tensor], None]
+
+
+def steps(schedule: Schedule, grid: Tensor) -> list[Step]:
+    """Return the steps of a grid of times (float64[n + 1], falling) on a schedule."""
+    if grid.ndim != 1 or len(grid) < 2 or not bool((grid[:-1] > grid[1:]).all()):
+        raise InputError("a grid is a falling sequence of at least two times: use one of sfumato.grids")
+    times = grid.double().tolist()
+    values = [schedule(t) for t in times]
+    return [Step(i, len(times) - 1, times[i], times[i + 1], *values[i], *values[i + 1]) for i in range(len(times) - 1)]
+
+
+def evaluations(solver: Solver, grid: Tensor) -> int:
+    """Return how often `sample` calls the denoiser: `nfe` a step, and once for a last step that ends at the data."""
+    n = len(grid) - 1
+    return solver.nfe * (n - 1) + 1 if float(grid[-1]) == 0.0 else solver.nfe * n
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    shape: Sequence[int] | None = None,
+    *,
+    solver: Solver,
+    grid: Tensor,
+    seeds: Iterable[int] | Noise,
+    x: Tensor | None = None,
+    cond: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw samples: run `solver` over `grid` and take the terminal step to sigma = 0, which is x_0 = E[x_0 | x_t].
+
+    Starts at sigma(grid[0]) times the seeds' noise, of `shape` [B, ...], or at `x`, which is taken as x_t at grid[0]
+    and is not changed. `seeds` gives one seed a row. `callback(k, x)` is called after each step with the state, which
+    the next step may overwrite; raising in it cancels the run. Without `device`, that of the denoiser's parameters.
+
+    Raises `InputError` for a shape, seeds or conditions that do not fit.
+    """
+    noise = seeds if isinstance(seeds, Noise) else Noise(seeds)
+    plan = steps(denoiser.schedule, grid)
+    cond = {} if cond is None else cond
+    check_cond(denoiser.cond, cond)
+    if x is None:
+        if shape is None:
+            raise InputError("sample needs a shape, (batch, ...), or a start x")
+        if device is None:
+            parameters = getattr(denoiser, "parameters", None)
+            first = None if parameters is None else next(iter(parameters()), None)
+            device = "cpu" if first is None else first.device
+        x = noise.normal(shape, "start", dtype=dtype, device=device).mul_(plan[0].sigma_t)
+    else:
+        if len(noise) != len(x):
+            raise InputError(f"{len(noise)} seeds for {len(x)} samples: give one seed for each row of x")
+        x = x.clone()
+    ready = prepare(denoiser, [k.t for k in plan])
+    state = solver.init(x)
+    for k in plan:
+        if k.sigma_s == 0.0:
+            x = ready(x, k.t, **cond)
+            if k.alpha_s != 1.0:
+                x = x * k.alpha_s
+        else:
+            x, state = solver.step(ready, x, k, state, noise, cond)
+        if callback is not None:
+            callback(k, x)
+    return x
+
+
+def update(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """Return a x + b y: every solver's last line. Written over `x`, unless autograd is recording or `y` is `x`.
+
+    In place, a step on a large state moves half the memory of one that allocates.
+    """
+    if torch.is_grad_enabled() or y.data_ptr() == x.data_ptr():
+        return torch.add(x * a, y, alpha=b)
+    return x.mul_(a).add_(y, alpha=b)
