@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _ROOMS = ("core", "data", "guidance", "measure", "nets", "objectives", "reproduce", "solvers", "testing", "train")
 _CORE = (
-    "EDM VE VP X0 CheckpointError Denoiser Diverged Eps Flow InputError Karras Noise Plain Preconditioned Prediction "
+    "EDM VE VP X0 Batch CheckpointError Denoiser Diverged Eps Flow InputError Karras Noise Plain Preconditioned Prediction "
     "Rectified Schedule Score SfumatoError Solver Step SubVP Table V VPCosine VPLinear VPScaledLinear VPSigmoid "
     "ZeroTerminalSNR evaluations from_config grids register sample to_config"
 ).split()

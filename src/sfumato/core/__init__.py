@@ -2,7 +2,7 @@
 
 from . import grids
 from .config import from_config, register, to_config
-from .denoiser import EDM, Denoiser, Plain, Preconditioned, Scaling, check_cond, per_row, prepare
+from .denoiser import EDM, Batch, Denoiser, Plain, Preconditioned, Scaling, check_cond, device_of, per_row, prepare
 from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
 from .noise import Noise, fold
 from .predictions import X0, Eps, Flow, Karras, Prediction, Score, V
@@ -26,6 +26,7 @@ __all__ = [
     "VE",
     "VP",
     "X0",
+    "Batch",
     "CheckpointError",
     "Denoiser",
     "Diverged",
@@ -53,6 +54,7 @@ __all__ = [
     "VPSigmoid",
     "ZeroTerminalSNR",
     "check_cond",
+    "device_of",
     "evaluations",
     "fold",
     "from_config",

@@ -19,7 +19,9 @@ REGISTRY: dict[str, type] = {}
 
 
 def register(cls: T) -> T:
-    """Make a frozen dataclass readable by `from_config` under its own name (a second class of that name is an error)."""
+    """Make a frozen dataclass readable by `from_config` under its own name
+    (a second class of that name is an error).
+    """
     if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]
         raise TypeError(f"{cls.__name__} is not a frozen dataclass: only those can be registered")
     known = REGISTRY.setdefault(cls.__name__, cls)
@@ -30,7 +32,9 @@ def register(cls: T) -> T:
 
 
 def to_config(obj: Any) -> Any:
-    """Return `obj` as plain JSON data: a registered dataclass becomes `{"kind": name, **fields}`, tuples become lists."""
+    """Return `obj` as plain JSON data: a registered dataclass becomes `{"kind": name, **fields}`, tuples become
+    lists.
+    """
     if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
         kind = type(obj).__name__
         if REGISTRY.get(kind) is not type(obj):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,13 @@ class Denoiser(Protocol):
         ...
 
 
+class Batch(NamedTuple):
+    """A batch of clean data with its conditions: x0 [B, ...], and a tensor [B, ...] for each condition key."""
+
+    x0: Tensor
+    cond: dict[str, Tensor]
+
+
 class Scaling(Protocol):
     """What a network sees of (x, t)."""
 
@@ -56,6 +63,7 @@ class Plain:
     shift: float = 0.0
 
     def __call__(self, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        """Return (c_in, c_noise)."""
         return 1.0, self.scale * t + self.shift
 
 
@@ -72,6 +80,7 @@ class EDM:
     limit: float = 20.0
 
     def __call__(self, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        """Return (c_in, c_noise)."""
         c_in = (sigma * sigma + alpha * alpha * self.sigma_data**2) ** -0.5
         if isinstance(alpha, Tensor):
             lam = (torch.log(alpha) - torch.log(cast(Tensor, sigma))).clamp(-self.limit, self.limit)
@@ -106,9 +115,11 @@ class Preconditioned(nn.Module):
 
     @property
     def cond(self) -> Mapping[str, Any]:
+        """The network's condition keys with their null values."""
         return cast("Mapping[str, Any]", getattr(self.net, "cond", {}))
 
     def forward(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        """Return E[x_0 | x_t = x, cond]."""
         out, alpha, sigma = self.output(x, t, **cond)
         return self.prediction.to_x0(out, x, alpha, sigma)
 
@@ -166,6 +177,14 @@ def prepare(denoiser: Denoiser, times: Sequence[float]) -> Denoiser:
     """Return `denoiser.prepare(times)` where it has one, else `denoiser` itself."""
     method = getattr(denoiser, "prepare", None)
     return denoiser if method is None else cast(Denoiser, method(times))
+
+
+def device_of(denoiser: Any) -> torch.device:
+    """Return the device of the first parameter of `denoiser`, or of the denoiser that it wraps; the CPU without any."""
+    while not hasattr(denoiser, "parameters") and hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    first = next(iter(denoiser.parameters()), None) if hasattr(denoiser, "parameters") else None
+    return torch.device("cpu") if first is None else cast(Tensor, first).device
 
 
 def check_cond(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:

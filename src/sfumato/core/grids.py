@@ -27,7 +27,9 @@ def uniform(schedule: Schedule, n: int, *, start: float = 1.0, end: float = 0.0)
 
 
 def quadratic(schedule: Schedule, n: int, *, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """Return steps that are equal in sqrt(t): finer near the data (DDIM's choice for CIFAR-10, arXiv 2010.02502, app. D.2)."""
+    """Return steps that are equal in sqrt(t): finer near the data
+    (DDIM's choice for CIFAR-10, arXiv 2010.02502, app. D.2).
+    """
     return _checked(torch.linspace(math.sqrt(start), math.sqrt(end), _count(n) + 1, dtype=torch.float64) ** 2)
 
 
@@ -36,7 +38,8 @@ def karras(
 ) -> Tensor:
     """Return n noise levels with equal steps of s^(1/rho), then 0 (Karras et al. 2022, arXiv 2206.00364, eq. 5).
 
-    Defaults: the paper's rho = 7 and s from 80 to 0.002; `sigma_max` is lowered to the schedule's own where that is less.
+    Defaults: the paper's rho = 7 and s from 80 to 0.002; `sigma_max` is lowered to the schedule's own where that is
+    less.
     """
     high, low = _levels(schedule, sigma_min, sigma_max)
     roots = torch.linspace(high ** (1 / rho), low ** (1 / rho), _count(n), dtype=torch.float64)
@@ -44,7 +47,9 @@ def karras(
 
 
 def log_snr(schedule: Schedule, n: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
-    """Return n noise levels with equal steps of lambda = -ln s, then 0 (Lu et al. 2022, arXiv 2206.00927, section 3.2)."""
+    """Return n noise levels with equal steps of lambda = -ln s, then 0
+    (Lu et al. 2022, arXiv 2206.00927, section 3.2).
+    """
     high, low = _levels(schedule, sigma_min, sigma_max)
     return _from_levels(schedule, torch.linspace(math.log(high), math.log(low), _count(n), dtype=torch.float64).exp())
 
@@ -59,18 +64,23 @@ def leading(schedule: Schedule, n: int, *, T: int = 1000, offset: int = 1) -> Te
 
 
 def linspace(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
-    """Return n rounded indices evenly from T - 1 to 0, then t = 0 (Nichol & Dhariwal 2021, arXiv 2102.09672, section 4)."""
+    """Return n rounded indices evenly from T - 1 to 0, then t = 0
+    (Nichol & Dhariwal 2021, arXiv 2102.09672, section 4).
+    """
     return _from_index(torch.linspace(T - 1, 0, _count(n, T), dtype=torch.float64).round(), T)
 
 
 def trailing(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
-    """Return the discrete indices round(T - i T / n) - 1, then t = 0: it visits the last index (arXiv 2305.08891, table 2)."""
+    """Return the discrete indices round(T - i T / n) - 1, then t = 0: it visits the last index
+    (arXiv 2305.08891, table 2).
+    """
     index = torch.tensor([round(T - i * T / n) - 1 for i in range(_count(n, T))], dtype=torch.float64)
     return _from_index(index, T)
 
 
 def tabulated(schedule: Schedule, n: int, *, levels: Sequence[float] = AYS_SD15) -> Tensor:
-    """Return n noise levels interpolated log-linearly in `levels` (a published optimised grid), then 0 (arXiv 2404.14507, app. A).
+    """Return n noise levels interpolated log-linearly in `levels` (a published optimised grid), then 0
+    (arXiv 2404.14507, app. A).
 
     `AYS_SD15`, `AYS_SDXL` and `AYS_SVD` are the published 10-step tables; they assume the schedules of those models.
     """

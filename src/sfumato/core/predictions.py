@@ -76,7 +76,8 @@ class Eps:
 @register
 @dataclass(frozen=True, kw_only=True)
 class V:
-    """out = alpha eps - sigma x_0: x_0 = (alpha x - sigma out) / (alpha^2 + sigma^2) (Salimans & Ho 2022, arXiv 2202.00512, app. D).
+    """out = alpha eps - sigma x_0: x_0 = (alpha x - sigma out) / (alpha^2 + sigma^2)
+    (Salimans & Ho 2022, arXiv 2202.00512, app. D).
 
     The paper's alpha^2 + sigma^2 is 1; divided by it, the reading is exact on every schedule.
     """
@@ -95,7 +96,9 @@ class V:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """out = eps - x_0, the velocity of a straight path: x_0 = (x - sigma out) / (alpha + sigma) (arXiv 2209.03003, eq. 1)."""
+    """out = eps - x_0, the velocity of a straight path: x_0 = (x - sigma out) / (alpha + sigma)
+    (arXiv 2209.03003, eq. 1).
+    """
 
     def to_x0(self, out: Tensor, x: Tensor, alpha: Any, sigma: Any) -> Tensor:
         total = alpha + sigma
@@ -111,7 +114,9 @@ class Flow:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """out = grad log p(x_t) = -E[eps | x_t] / sigma: x_0 = (x + sigma^2 out) / alpha (Tweedie; arXiv 2011.13456, eq. 7)."""
+    """out = grad log p(x_t) = -E[eps | x_t] / sigma: x_0 = (x + sigma^2 out) / alpha
+    (Tweedie; arXiv 2011.13456, eq. 7).
+    """
 
     def to_x0(self, out: Tensor, x: Tensor, alpha: Any, sigma: Any) -> Tensor:
         _needs_alpha("Score", alpha)
@@ -127,7 +132,8 @@ class Score:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Karras:
-    """EDM's c_skip and c_out: x_0 = c_skip y + c_out out with y = x / alpha, s = sigma / alpha (arXiv 2206.00364, table 1).
+    """EDM's c_skip and c_out: x_0 = c_skip y + c_out out with y = x / alpha, s = sigma / alpha
+    (arXiv 2206.00364, table 1).
 
     c_skip = sd^2 / (s^2 + sd^2), c_out = s sd / sqrt(s^2 + sd^2), written in (alpha, sigma) so that alpha = 0 is fine.
     `sigma_data` is the data's standard deviation; 0.5 is the paper's, for images in [-1, 1].

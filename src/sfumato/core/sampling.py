@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .denoiser import Denoiser, check_cond, prepare
+from .denoiser import Denoiser, check_cond, device_of, prepare
 from .errors import InputError
 from .noise import Noise
 from .schedules import Schedule
@@ -111,11 +111,8 @@ def sample(
     if x is None:
         if shape is None:
             raise InputError("sample needs a shape, (batch, ...), or a start x")
-        if device is None:
-            parameters = getattr(denoiser, "parameters", None)
-            first = None if parameters is None else next(iter(parameters()), None)
-            device = "cpu" if first is None else first.device
-        x = noise.normal(shape, "start", dtype=dtype, device=device).mul_(plan[0].sigma_t)
+        place = device_of(denoiser) if device is None else device
+        x = noise.normal(shape, "start", dtype=dtype, device=place).mul_(plan[0].sigma_t)
     else:
         if len(noise) != len(x):
             raise InputError(f"{len(noise)} seeds for {len(x)} samples: give one seed for each row of x")
@@ -141,4 +138,4 @@ def update(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
     """
     if torch.is_grad_enabled() or y.data_ptr() == x.data_ptr():
         return torch.add(x * a, y, alpha=b)
-    return x.mul_(a).add_(y, alpha=b)
+    return (x if a == 1.0 else x.mul_(a)).add_(y, alpha=b)

@@ -8,6 +8,7 @@ data: alpha(0) = 1 and sigma(0) = 0.
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ class VP(Schedule):
 @register
 @dataclass(frozen=True, kw_only=True)
 class VPLinear(VP):
-    """beta(t) = beta_min + t (beta_max - beta_min), alpha = exp(-1/2 int beta) (Song et al. 2021, arXiv 2011.13456, eq. 32).
+    """beta(t) = beta_min + t (beta_max - beta_min), alpha = exp(-1/2 int beta)
+    (Song et al. 2021, arXiv 2011.13456, eq. 32).
 
     Defaults: 0.1 and 20, the continuous limit of DDPM's 1e-4 -> 0.02 over 1000 steps (arXiv 2006.11239, section 4).
     """
@@ -130,7 +132,8 @@ class VPScaledLinear(VP):
 @register
 @dataclass(frozen=True, kw_only=True)
 class VPCosine(VP):
-    """alpha = cos(theta(t)) / cos(theta(0)), theta linear from s/(1+s) pi/2 (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
+    """alpha = cos(theta(t)) / cos(theta(0)), theta linear from s/(1+s) pi/2
+    (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
 
     Defaults: s = 0.008 as in the paper; alpha_end = 5e-5, what the paper's cap beta <= 0.999 leaves of sqrt(alpha-bar)
     at T = 1000. Without such an end alpha(1) would be rounding noise. `ZeroTerminalSNR` makes it exactly 0.
@@ -158,7 +161,8 @@ class VPCosine(VP):
 @register
 @dataclass(frozen=True, kw_only=True)
 class VPSigmoid(VP):
-    """alpha^2 falls as a sigmoid from `start` to `end` at temperature `tau` (Jabri et al. 2022, arXiv 2212.11972, section 3.4).
+    """alpha^2 falls as a sigmoid from `start` to `end` at temperature `tau`
+    (Jabri et al. 2022, arXiv 2212.11972, section 3.4).
 
     Defaults: -3, 3 and 1 with a floor of 1e-9 on alpha^2, the paper's; the floor is blended in, not clipped, so that
     lambda stays strictly falling.
@@ -190,7 +194,9 @@ class VPSigmoid(VP):
 @register
 @dataclass(frozen=True, kw_only=True)
 class SubVP(Schedule):
-    """alpha as `VPLinear`, sigma = 1 - alpha^2: less noise than VP at every t (Song et al. 2021, arXiv 2011.13456, eq. 29)."""
+    """alpha as `VPLinear`, sigma = 1 - alpha^2: less noise than VP at every t
+    (Song et al. 2021, arXiv 2011.13456, eq. 29).
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -212,7 +218,8 @@ class SubVP(Schedule):
 @register
 @dataclass(frozen=True, kw_only=True)
 class VE(Schedule):
-    """alpha = 1, sigma = sigma_min sqrt(r^(2t) - 1), r = sigma_max / sigma_min: variance exploding (arXiv 2011.13456, eq. 31).
+    """alpha = 1, sigma = sigma_min sqrt(r^(2t) - 1), r = sigma_max / sigma_min: variance exploding
+    (arXiv 2011.13456, eq. 31).
 
     This is the exact transition kernel of the VE SDE from the data, so sigma(0) = 0; it is the geometric ladder
     sigma_min r^t as soon as r^t >> 1. Defaults: 0.002 and 80, EDM's range (arXiv 2206.00364, table 1).
@@ -234,7 +241,8 @@ class VE(Schedule):
 @register
 @dataclass(frozen=True, kw_only=True)
 class Rectified(Schedule):
-    """alpha = 1 - u, sigma = u, u = shift t / (1 + (shift - 1) t): straight paths (Liu et al. 2022, arXiv 2209.03003, eq. 1).
+    """alpha = 1 - u, sigma = u, u = shift t / (1 + (shift - 1) t): straight paths
+    (Liu et al. 2022, arXiv 2209.03003, eq. 1).
 
     `shift` is SD3's resolution shift sqrt(m / n) (arXiv 2403.03206, eq. 23); 1, the default, is none.
     """
@@ -264,7 +272,7 @@ class Table(Schedule):
 
     def __post_init__(self) -> None:
         a = self.alphas_cumprod
-        if len(a) < 2 or not (1 > a[0] and a[-1] > 0 and all(p > q for p, q in zip(a, a[1:], strict=False))):
+        if len(a) < 2 or not (a[0] < 1 and a[-1] > 0 and all(p > q for p, q in itertools.pairwise(a))):
             raise InputError("Table.alphas_cumprod must fall strictly inside (0, 1); a zero end is ZeroTerminalSNR's")
 
     @classmethod
@@ -309,7 +317,8 @@ class Table(Schedule):
 @register
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminalSNR(Schedule):
-    """A variance-preserving `base` with alpha shifted and scaled so that alpha(1) = 0 exactly (Lin et al. 2023, arXiv 2305.08891, alg. 1).
+    """A variance-preserving `base` with alpha shifted and scaled so that alpha(1) = 0 exactly
+    (Lin et al. 2023, arXiv 2305.08891, alg. 1).
 
     alpha'(t) = (alpha(t) - alpha(1)) / (1 - alpha(1)). Raises `InputError` for a base that does not preserve variance.
     """

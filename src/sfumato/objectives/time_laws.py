@@ -1,0 +1,97 @@
+"""Time laws: which t a training row sees. Each maps a uniform number u in
+(0, 1) to t, so that t belongs to the row's seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..core import InputError, Schedule, register
+
+
+class TimeLaw(Protocol):
+    """(u float64[B] in (0, 1), schedule) -> t float64[B] in (0, 1]."""
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        ...
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """t = low + (high - low) u. Default: all of (0, 1), the continuous form of DDPM's uniform step
+    (arXiv 2006.11239, alg. 1).
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise InputError(f"Uniform needs 0 <= low < high <= 1, got low={self.low}, high={self.high}")
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        return self.low + (self.high - self.low) * u
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Discrete:
+    """t uniform on {1, ..., count} / count: the steps of a discrete chain
+    (arXiv 2006.11239, alg. 1). Default T = 1000 as there.
+    """
+
+    count: int = 1000
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        return torch.ceil(u * self.count).clamp(min=1) / self.count
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LogNormal:
+    """ln s ~ N(mean, std^2) for s = sigma / alpha (Karras et al. 2022, arXiv 2206.00364, table 1, whose -1.2 and 1.2
+    are the defaults).
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times; noise levels beyond the schedule's own are set to its end."""
+        return schedule.inverse(-(self.mean + self.std * torch.special.ndtri(u))).clamp(max=1.0)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LogitNormal:
+    """logit t ~ N(mean, std^2) (Esser et al. 2024, arXiv 2403.03206, eq. 19; the defaults 0 and 1 rank best in its
+    table 1).
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class CosMap:
+    """t = 1 - 1 / (tan(pi u / 2) + 1), density 2 / (pi - 2 pi t + 2 pi t^2)
+    (Esser et al. 2024, arXiv 2403.03206, eq. 21).
+    """
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        return 1 - 1 / (torch.tan(math.pi / 2 * u) + 1)

@@ -1,0 +1,50 @@
+"""Heun's method with EDM's churn (Karras et al. 2022, arXiv 2206.00364, algorithm 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..core import Denoiser, Noise, Step, register, update
+from .churn import Churn
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Heun:
+    """The trapezoid rule on dy/ds = (y - D) / s, y = x / alpha, s = sigma / alpha: an Euler step, then its correction.
+
+    With q = s_s / s_t the two slopes collapse to y_s = y_euler + (1 - q) / (2 q) (D_s - D_t). A start at alpha_t = 0
+    (s infinite, q = 0) takes the Euler step alone. `churn`, none by default, makes it EDM's stochastic sampler.
+    """
+
+    churn: Churn | None = None
+
+    order: ClassVar[int] = 2
+    nfe: ClassVar[int] = 2
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn."""
+        return self.churn is not None and self.churn.amount > 0.0
+
+    def init(self, x: Tensor) -> None:
+        """Keep nothing between steps."""
+
+    def step(
+        self, denoiser: Denoiser, x: Tensor, k: Step, state: None, noise: Noise, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, None]:
+        """Return x_s."""
+        if self.churn is not None:
+            x, k = self.churn(denoiser.schedule, x, k, noise)
+        x0 = denoiser(x, k.t, **cond)
+        kept = k.sigma_s / k.sigma_t
+        x = update(x, kept, x0, k.alpha_s - k.alpha_t * kept)
+        q = kept * k.alpha_t / k.alpha_s
+        if q == 0.0:
+            return x, None
+        correction = denoiser(x, k.s, **cond) - x0
+        return update(x, 1.0, correction, k.alpha_s * (1 - q) / (2 * q)), None
