@@ -61,7 +61,7 @@ def from_config(data: Any, expected: type | None = None) -> Any:
     cls = REGISTRY.get(kind) if isinstance(kind, str) else None
     if cls is None:
         raise InputError(f"unknown kind {kind!r}{nearest(str(kind), REGISTRY)}")
-    if expected is not None and not issubclass(cls, expected):
+    if expected is not None and not _fits(cls, expected):
         raise InputError(f"kind {kind!r} is not a {expected.__name__}; give the kind of one")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
@@ -80,6 +80,15 @@ def from_config(data: Any, expected: type | None = None) -> Any:
     if missing:
         raise InputError(f"{kind} needs {', '.join(missing)}: add it to the configuration")
     return cls(**values)
+
+
+def _fits(cls: type, expected: type) -> bool:
+    """Return whether `cls` is an `expected`; a protocol asks for its methods, not for ancestry."""
+    if not getattr(expected, "_is_protocol", False):
+        return issubclass(cls, expected)
+    methods = {name for base in expected.__mro__ for name, m in vars(base).items() if isinstance(m, types.FunctionType)}
+    asked = {name for name in methods if name == "__call__" or not name.startswith("_")}
+    return all(any(name in vars(base) for base in cls.__mro__) for name in asked)
 
 
 def _read(value: Any, hint: Any, where: str) -> Any:
