@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -57,7 +58,10 @@ class Noise:
         self.seeds: tuple[int, ...] = tuple(int(s) for s in seeds)
         if not self.seeds:
             raise InputError("seeds is empty: give one seed for each sample")
-        self._rows: _Words = _mix(np.array([s & _MASK for s in self.seeds], dtype=np.uint64) * _GAMMA + _GAMMA)
+
+    @cached_property
+    def _rows(self) -> _Words:
+        return _mix(np.array([s & _MASK for s in self.seeds], dtype=np.uint64) * _GAMMA + _GAMMA)
 
     def __len__(self) -> int:
         return len(self.seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -63,6 +64,8 @@ class Solver(Protocol):
         """Return (x_s, state) from x = x_t, for sigma_s > 0. May overwrite `x`, which belongs to the loop."""
         ...
 
+
+_LARGE = 1 << 18  # values: where one pass over memory begins to beat two
 
 Callback = Callable[[Step, Tensor], None]
 
@@ -134,8 +137,14 @@ def sample(
 def update(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
     """Return a x + b y: every solver's last line. Written over `x`, unless autograd is recording or `y` is `x`.
 
-    In place, a step on a large state moves half the memory of one that allocates.
+    A state beyond the caches is updated in one pass over memory (`addr_` is beta x + alpha u v^T, here with u = 1):
+    two thirds of the time of a scaling and an addition.
     """
     if torch.is_grad_enabled() or y.data_ptr() == x.data_ptr():
         return torch.add(x * a, y, alpha=b)
-    return (x if a == 1.0 else x.mul_(a)).add_(y, alpha=b)
+    if a == 1.0:
+        return x.add_(y, alpha=b)
+    if x.numel() >= _LARGE and x.is_contiguous() and y.is_contiguous() and x.dtype == y.dtype:
+        x.view(1, -1).addr_(x.new_ones(1), y.view(-1), beta=a, alpha=b)
+        return x
+    return x.mul_(a).add_(y, alpha=b)

@@ -284,10 +284,14 @@ class Table(Schedule):
     def _lams(self) -> list[float]:
         return [0.5 * (math.log(a) - math.log1p(-a)) for a in self.alphas_cumprod]
 
+    @cached_property
+    def _nodes(self) -> Tensor:
+        return torch.tensor(self._lams, dtype=torch.float64)
+
     def lam(self, t: Real) -> Real:
         lams, count = self._lams, len(self._lams)
         if isinstance(t, Tensor):
-            nodes = torch.tensor(lams, dtype=torch.float64, device=t.device)
+            nodes = self._nodes.to(t.device)
             place = (t.double() * count - 1).clamp(max=count - 1)
             low = place.floor().clamp(0, count - 2)
             inner = torch.lerp(nodes[low.long()], nodes[low.long() + 1], place - low)
