@@ -1,0 +1,171 @@
+"""What convolutional networks are made of: residual blocks, samplers of the grid, attention over its places.
+
+Initialisation is DDPM's everywhere (its published code, `nn.py`): uniform variance scaling over the mean of both fans,
+and almost zero (1e-10 of that variance) where a branch joins its residual stream, so that a block starts as identity.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.config import register
+from ...core.errors import InputError
+
+ALMOST_ZERO = 1e-10
+
+
+def initialised(layer: nn.Conv2d | nn.Linear, scale: float = 1.0) -> nn.Conv2d | nn.Linear:
+    """Draw the weight from U(-l, l), l^2 = 6 scale / (fan_in + fan_out), and zero the bias; return `layer`."""
+    nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, *, scale: float = 1.0, stride: int = 1, padding: int | None = None
+) -> nn.Module:
+    """Return an initialised convolution that keeps the size of the grid at stride 1."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2 if padding is None else padding)
+    return initialised(layer, scale)
+
+
+def joined(x: Tensor, y: Tensor) -> Tensor:
+    """Return x + y; written over `x`, which the caller must own, unless autograd is recording."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
+
+
+def silu(x: Tensor) -> Tensor:
+    """Return x / (1 + e^-x); written over `x`, which the caller must own, unless autograd is recording."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+class TimeInjection(ABC):
+    """How a residual block is told the time: a function of its second norm, its state h and its time vector e."""
+
+    @abstractmethod
+    def width(self, channels: int) -> int:
+        """Return how many numbers of the time vector a block of `channels` channels takes."""
+
+    @abstractmethod
+    def __call__(self, norm: nn.Module, h: Tensor, e: Tensor) -> Tensor:
+        """Return the normalised h [B, C, H, W] that knows e [B or 1, width(C)]."""
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class AddTime(TimeInjection):
+    """h <- norm(h + e): DDPM's (arXiv 2006.11239, appendix B)."""
+
+    def width(self, channels: int) -> int:
+        """Return `channels`."""
+        return channels
+
+    def __call__(self, norm: nn.Module, h: Tensor, e: Tensor) -> Tensor:
+        """Return norm(h + e); `h` must not be used again."""
+        return norm(joined(h, e[:, :, None, None]))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ScaleShiftTime(TimeInjection):
+    """h <- norm(h) (1 + scale) + shift, e = [scale, shift] (Improved DDPM, arXiv 2102.09672, and its code)."""
+
+    def width(self, channels: int) -> int:
+        """Return 2 `channels`."""
+        return 2 * channels
+
+    def __call__(self, norm: nn.Module, h: Tensor, e: Tensor) -> Tensor:
+        """Return norm(h) (1 + scale) + shift."""
+        scale, shift = e[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, norm(h), 1 + scale)
+
+
+class ResBlock(nn.Module):
+    """x -> shortcut(x) + conv2(dropout(SiLU(time(norm2, conv1(SiLU(norm1(x))), e)))): DDPM's residual block.
+
+    `e` [B or 1, time.width(outputs)] is this block's own time vector, already projected. The shortcut is a 1x1
+    convolution where the channel counts differ.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, time: TimeInjection, groups: int, eps: float, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.time = time
+        self.norm1 = nn.GroupNorm(groups, inputs, eps)
+        self.conv1 = conv(inputs, outputs)
+        self.norm2 = nn.GroupNorm(groups, outputs, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = conv(outputs, outputs, scale=ALMOST_ZERO)
+        self.shortcut = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return [B, outputs, H, W] of `x` [B, inputs, H, W]."""
+        h = self.conv1(silu(self.norm1(x)))
+        h = silu(self.time(self.norm2, h, e))
+        return joined(self.conv2(self.dropout(h)), self.shortcut(x))
+
+
+class Attention(nn.Module):
+    """x -> x + out(softmax(q k^T / sqrt(d)) v) over all places of a grid, q, k, v = split(qkv(norm(x))).
+
+    `head_width` d is the width of a head (None: one head over all channels, as in DDPM). Raises `InputError` where the
+    channels do not divide into such heads.
+    """
+
+    def __init__(self, channels: int, *, head_width: int | None, groups: int, eps: float) -> None:
+        super().__init__()
+        width = channels if head_width is None else head_width
+        if channels % width:
+            raise InputError(f"attention over {channels} channels needs a head_width that divides them, got {width}")
+        self.heads = channels // width
+        self.norm = nn.GroupNorm(groups, channels, eps)
+        # three maps packed in one: each keeps the fan of its own
+        self.qkv = nn.Linear(channels, 3 * channels)
+        for rows in self.qkv.weight.detach().chunk(3):
+            nn.init.xavier_uniform_(rows)
+        nn.init.zeros_(self.qkv.bias)
+        self.out = initialised(nn.Linear(channels, channels), ALMOST_ZERO)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the attended `x` [B, channels, H, W]."""
+        h = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(h).transpose(1, 2).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    """Half the grid: a 3x3 convolution of stride 2 after `padding` = (before, after) zeros on both axes.
+
+    (1, 1) is that of Improved DDPM, ADM and latent diffusion; (0, 1) that of DDPM, whose framework pads at the end.
+    """
+
+    def __init__(self, channels: int, padding: tuple[int, int]) -> None:
+        super().__init__()
+        before, after = padding
+        self.extra = (0, after - before) * 2
+        self.conv = conv(channels, channels, stride=2, padding=before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, channels, ~H/2, ~W/2]: halves round up for (1, 1), down for (0, 1)."""
+        return self.conv(F.pad(x, self.extra) if any(self.extra) else x)
+
+
+class Upsample(nn.Module):
+    """Twice the grid, or to the `size` asked for: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return [B, channels, *size]."""
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))

@@ -1,0 +1,230 @@
+"""The U-Net of DDPM and its descendants: residual blocks on a pyramid of grids, with skips from the way down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.config import register
+from ..core.errors import InputError
+from .blocks.conv import (
+    ALMOST_ZERO,
+    AddTime,
+    Attention,
+    Downsample,
+    ResBlock,
+    TimeInjection,
+    Upsample,
+    conv,
+    initialised,
+    silu,
+)
+from .blocks.embedding import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The shape of a U-Net (Ho et al. 2020, arXiv 2006.11239, appendix B).
+
+    Level i works on 1 / 2^i of the size with `channels` * `multipliers[i]` channels: `layers` residual blocks on the
+    way down, `layers` + 1 on the way up. Levels in `attention` have self-attention after each block, the middle always.
+
+    `head_width`: the width of an attention head, None for a single head as in DDPM. Default 64: ADM found it best
+    (arXiv 2105.05233, section 3), and narrow heads starve a processor.
+    `time`: how a block is told the time. `embedding`: features of the noise label, `Sinusoidal(dim=channels)` if None.
+    `padding`: zeros (before, after) each axis in the down-samplers, see `Downsample`.
+    `num_classes`: None, or the number of classes; their embeddings are added to the time vector, as in ADM.
+    Other defaults: two layers as in DDPM; 32 groups, eps 1e-5 and no dropout as in ADM's code.
+
+    Raises `InputError` for channels that do not divide into the groups or the heads and for levels that do not exist.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    channels: int = 64
+    multipliers: tuple[float, ...] = (1, 2, 2, 2)
+    layers: int = 2
+    attention: tuple[int, ...] = (1,)
+    head_width: int | None = 64
+    dropout: float = 0.0
+    groups: int = 32
+    eps: float = 1e-5
+    time: TimeInjection = field(default_factory=AddTime)
+    embedding: Sinusoidal | Fourier | None = None
+    padding: tuple[int, int] = (1, 1)
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        for level, width in enumerate(self.widths):
+            if width % self.groups:
+                raise InputError(f"level {level} has {width} channels, not a multiple of groups={self.groups}")
+        for level in self.attention:
+            if not 0 <= level < len(self.multipliers):
+                raise InputError(f"attention level {level} does not exist: levels are 0..{len(self.multipliers) - 1}")
+        if sum(self.padding) not in (1, 2) or not 0 <= self.padding[0] <= self.padding[1]:
+            raise InputError(f"padding must be (1, 1) or (0, 1), got {self.padding}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The number of channels of each level."""
+        return tuple(int(self.channels * m) for m in self.multipliers)
+
+    def build(self) -> UNet:
+        """Return the network, freshly initialised."""
+        return UNet(self)
+
+
+class UNet(nn.Module):
+    """net(x [B, in, H, W], c_noise [B or 1], y=int[B]) -> [B, out, H, W] for any H and W.
+
+    forward = trunk(x, embed(c_noise)). A class-conditional one takes `y`, class labels; left out, all rows are of the
+    null class, `num_classes`.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        k, widths = config, config.widths
+        self.cond: dict[str, Any] = {} if k.num_classes is None else {"y": k.num_classes}
+        dim = 4 * k.channels
+        self.noise = NoiseEmbedding(k.embedding or Sinusoidal(dim=k.channels), dim)
+        for layer in self.noise.mlp:
+            if isinstance(layer, nn.Linear):
+                initialised(layer)
+        self.label = None if k.num_classes is None else LabelEmbedding(k.num_classes, dim)
+
+        def block(inputs: int, outputs: int, attention: bool) -> nn.ModuleList:
+            parts: list[nn.Module] = [
+                ResBlock(inputs, outputs, time=k.time, groups=k.groups, eps=k.eps, dropout=k.dropout)
+            ]
+            if attention:
+                parts.append(Attention(outputs, head_width=k.head_width, groups=k.groups, eps=k.eps))
+            return nn.ModuleList(parts)
+
+        self.conv_in = conv(k.in_channels, widths[0])
+        skips, width = [widths[0]], widths[0]
+        self.down = nn.ModuleList()
+        for level, outputs in enumerate(widths):
+            stage = nn.ModuleDict({"blocks": nn.ModuleList()})
+            for _ in range(k.layers):
+                cast(nn.ModuleList, stage["blocks"]).append(block(width, outputs, level in k.attention))
+                width = outputs
+                skips.append(width)
+            if level < len(widths) - 1:
+                stage["sample"] = Downsample(width, k.padding)
+                skips.append(width)
+            self.down.append(stage)
+        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+        self.up = nn.ModuleList()
+        for level, outputs in reversed(list(enumerate(widths))):
+            stage = nn.ModuleDict({"blocks": nn.ModuleList()})
+            for _ in range(k.layers + 1):
+                cast(nn.ModuleList, stage["blocks"]).append(block(width + skips.pop(), outputs, level in k.attention))
+                width = outputs
+            if level > 0:
+                stage["sample"] = Upsample(width)
+            self.up.append(stage)
+        self.norm_out = nn.GroupNorm(k.groups, width, k.eps)
+        self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
+
+        # the time projections of all blocks are one matrix: one product a step in place of one a block
+        blocks = [m for m in self.modules() if isinstance(m, ResBlock)]
+        self.splits = [k.time.width(b.conv2.out_channels) for b in blocks]
+        self.time = nn.Linear(dim, sum(self.splits))
+        for rows in self.time.weight.detach().split(self.splits):
+            nn.init.xavier_uniform_(rows)
+        nn.init.zeros_(self.time.bias)
+
+    def forward(self, x: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
+        """Return trunk(x, embed(c_noise), **cond)."""
+        return self.trunk(x, self.embed(c_noise), **cond)
+
+    def embed(self, c_noise: Tensor) -> Tensor:
+        """Return what depends on the noise label alone: [N, 4 channels] for c_noise [N]."""
+        return self.noise(c_noise)
+
+    def trunk(self, x: Tensor, emb: Tensor, y: Tensor | int | None = None) -> Tensor:
+        """Return the output for x [B, in, H, W] and emb [B or 1, 4 channels]."""
+        if self.label is not None:
+            emb = emb + self.label(y)
+        elif y is not None:
+            raise InputError("this U-Net takes no class y: build it with num_classes")
+        times = iter(self.time(F.silu(emb)).split(self.splits, dim=1))
+
+        def run(block: nn.Module, h: Tensor) -> Tensor:
+            first, *rest = cast(nn.ModuleList, block)
+            h = first(h, next(times))
+            return rest[0](h) if rest else h
+
+        h = self.conv_in(x)
+        skips = [h]
+        for stage in self.down:
+            for block in stage["blocks"]:
+                h = run(block, h)
+                skips.append(h)
+            if "sample" in stage:
+                h = stage["sample"](h)
+                skips.append(h)
+        for block in self.middle:
+            h = run(block, h)
+        for stage in self.up:
+            for block in stage["blocks"]:
+                h = run(block, torch.cat((h, skips.pop()), dim=1))
+            if "sample" in stage:
+                h = stage["sample"](h, skips[-1].shape[-2:])
+        return self.conv_out(silu(self.norm_out(h)))
+
+
+def ddpm_cifar() -> UNetConfig:
+    """Return DDPM's network for CIFAR-10, 3x32x32: 35,746,307 parameters (arXiv 2006.11239, appendix B)."""
+    return UNetConfig(
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        attention=(1,),
+        head_width=None,
+        dropout=0.1,
+        eps=1e-6,
+        embedding=Sinusoidal(dim=128, sin_first=True, shift=1),
+        padding=(0, 1),
+    )
+
+
+def ddpm_256() -> UNetConfig:
+    """Return DDPM's network for 3x256x256 pictures: 113,673,219 parameters (arXiv 2006.11239, appendix B)."""
+    return UNetConfig(
+        channels=128,
+        multipliers=(1, 1, 2, 2, 4, 4),
+        attention=(4,),
+        head_width=None,
+        eps=1e-6,
+        embedding=Sinusoidal(dim=128, sin_first=True, shift=1),
+        padding=(0, 1),
+    )
+
+
+def small(*, in_channels: int = 3, num_classes: int | None = None) -> UNetConfig:
+    """Return the default for small pictures (32 px, levels of 64 to 128 channels): 9.0 M parameters, heads of 64."""
+    return UNetConfig(in_channels=in_channels, out_channels=in_channels, num_classes=num_classes)
+
+
+def digits(*, num_classes: int | None = 10) -> UNetConfig:
+    """Return the class-conditional network for the 8x8 scans of digits: 0.29 M parameters (0.28 M unconditional).
+
+    Groups of four channels: with one channel a group, the norm would erase the brightness of a stroke.
+    """
+    return UNetConfig(
+        in_channels=1,
+        out_channels=1,
+        channels=32,
+        multipliers=(1, 1),
+        layers=1,
+        attention=(1,),
+        head_width=32,
+        groups=8,
+        num_classes=num_classes,
+    )
