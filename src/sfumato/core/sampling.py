@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from operator import gt
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -65,18 +66,21 @@ class Solver(Protocol):
         ...
 
 
-_LARGE = 1 << 18  # values: where one pass over memory begins to beat two
+_LARGE = 1 << 18  # values: a state of this size leaves the caches between two operations
+_BLOCK = 1 << 17  # values handled at a time then
 
 Callback = Callable[[Step, Tensor], None]
 
 
 def steps(schedule: Schedule, grid: Tensor) -> list[Step]:
     """Return the steps of a grid of times (float64[n + 1], falling) on a schedule."""
-    if grid.ndim != 1 or len(grid) < 2 or not bool((grid[:-1] > grid[1:]).all()):
+    times = grid.double()
+    t = times.tolist()
+    if grid.ndim != 1 or len(t) < 2 or not all(map(gt, t, t[1:])):
         raise InputError("a grid is a falling sequence of at least two times: use one of sfumato.grids")
-    times = grid.double().tolist()
-    values = [schedule(t) for t in times]
-    return [Step(i, len(times) - 1, times[i], times[i + 1], *values[i], *values[i + 1]) for i in range(len(times) - 1)]
+    n, alpha, sigma = len(t) - 1, *(v.tolist() for v in schedule(times))
+    rows = zip(range(n), repeat(n), t, t[1:], alpha, sigma, alpha[1:], sigma[1:], strict=False)
+    return list(map(Step._make, rows))
 
 
 def evaluations(solver: Solver, grid: Tensor) -> int:
@@ -134,17 +138,26 @@ def sample(
     return x
 
 
-def update(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
-    """Return a x + b y: every solver's last line. Written over `x`, unless autograd is recording or `y` is `x`.
+def update(x: Tensor, a: float, y: Tensor, b: float, z: Tensor | None = None, c: float = 0.0) -> Tensor:
+    """Return a x + b y + c z: every solver's last line. Written over `x`, unless autograd records or they share it.
 
-    A state beyond the caches is updated in one pass over memory (`addr_` is beta x + alpha u v^T, here with u = 1):
-    two thirds of the time of a scaling and an addition.
+    A state beyond the caches goes through them block by block, and `addr_` (beta x + alpha u v^T, here with u = 1)
+    scales and adds in one pass: memory is all that such a step costs.
     """
-    if torch.is_grad_enabled() or y.data_ptr() == x.data_ptr():
-        return torch.add(x * a, y, alpha=b)
-    if a == 1.0:
-        return x.add_(y, alpha=b)
-    if x.numel() >= _LARGE and x.is_contiguous() and y.is_contiguous() and x.dtype == y.dtype:
-        x.view(1, -1).addr_(x.new_ones(1), y.view(-1), beta=a, alpha=b)
+    place = x.data_ptr()
+    if torch.is_grad_enabled() or y.data_ptr() == place or (z is not None and z.data_ptr() == place):
+        x = torch.add(x * a, y, alpha=b)
+        return x if z is None else x.add(z, alpha=c)
+    if x.numel() >= _LARGE and all(v is None or (v.is_contiguous() and v.dtype == x.dtype) for v in (x, y, z)):
+        one = x.new_ones(1)
+        if z is None:
+            x.view(1, -1).addr_(one, y.view(-1), beta=a, alpha=b)
+            return x
+        for x_i, y_i, z_i in zip(*(v.view(-1).split(_BLOCK) for v in (x, y, z)), strict=True):
+            x_i.unsqueeze(0).addr_(one, y_i, beta=a, alpha=b)
+            x_i.add_(z_i, alpha=c)
         return x
-    return x.mul_(a).add_(y, alpha=b)
+    if a != 1.0:
+        x.mul_(a)
+    x.add_(y, alpha=b)
+    return x if z is None else x.add_(z, alpha=c)

@@ -1,7 +1,12 @@
 """Data sets, and the loader that makes batch k a pure function of (seed, k)."""
 
+from .crops import CenterCrop, Crop, RandomCrop
 from .dataset import Dataset, InMemory, Tensors, split
 from .digits import Digits, digits
+from .folder import ImageFolder, Report
+from .images import decode
+from .labels import Captions, Labels, SubFolders, Unlabelled, text
+from .loader import Loader
 from .points import (
     Checkerboard,
     Datasaurus,
@@ -16,20 +21,32 @@ from .points import (
 )
 
 __all__ = [
+    "Captions",
+    "CenterCrop",
     "Checkerboard",
+    "Crop",
     "Datasaurus",
     "Dataset",
     "Digits",
+    "ImageFolder",
     "InMemory",
+    "Labels",
+    "Loader",
     "Moons",
+    "RandomCrop",
+    "Report",
     "Rings",
     "Spirals",
+    "SubFolders",
     "Tensors",
+    "Unlabelled",
     "checkerboard",
     "datasaurus",
+    "decode",
     "digits",
     "moons",
     "rings",
     "spirals",
     "split",
+    "text",
 ]

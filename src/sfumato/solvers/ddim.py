@@ -48,5 +48,5 @@ class DDIM:
         r = k.alpha_t / k.alpha_s
         v = (self.eta * k.sigma_s / k.sigma_t) ** 2 * (k.sigma_t**2 - r * r * k.sigma_s**2)
         kept = (k.sigma_s**2 - v) ** 0.5 / k.sigma_t
-        x = update(x, kept, x0, k.alpha_s - k.alpha_t * kept)
-        return update(x, 1.0, noise.increment(x, k.t, k.s), v**0.5), None
+        z = noise.increment(x, k.t, k.s)
+        return update(x, kept, x0, k.alpha_s - k.alpha_t * kept, z, v**0.5), None

@@ -45,4 +45,4 @@ class DDPM:
         beta = k.sigma_t**2 - r * r * k.sigma_s**2
         std = (beta * share ** (1 - self.variance)) ** 0.5
         z = noise.increment(x, k.t, k.s)
-        return update(update(x, r * share, x0, k.alpha_s * beta / k.sigma_t**2), 1.0, z, std), None
+        return update(x, r * share, x0, k.alpha_s * beta / k.sigma_t**2, z, std), None

@@ -42,4 +42,4 @@ class DPMpp2M:
             return update(x, kept, x0, c), (x0, lam_t)
         previous, lam_previous = state
         w = 0.5 * (k.lam_s - lam_t) / (lam_t - lam_previous)
-        return update(update(x, kept, x0, c * (1 + w)), 1.0, previous, -c * w), (x0, lam_t)
+        return update(x, kept, x0, c * (1 + w), previous, -c * w), (x0, lam_t)
