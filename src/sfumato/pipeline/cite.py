@@ -1,0 +1,242 @@
+"""The references behind what was run: `cite(pipe)`, `cite(output)`, `cite(solver, schedule, ...)`.
+
+One table says which publication each kind of part comes from; a new part adds its row here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..core import InputError, Preconditioned, nearest
+
+
+class Reference(NamedTuple):
+    """A publication: authors in BibTeX's form, title, year, where it appeared, and its arXiv id or DOI."""
+
+    authors: str
+    title: str
+    year: int
+    venue: str
+    number: str
+
+    def bibtex(self, key: str) -> str:
+        """Return the BibTeX entry."""
+        arxiv = self.number[:4].isdigit()
+        kind = "misc" if self.venue == "arXiv" else "article" if "Journal" in self.venue else "inproceedings"
+        lines = {"author": self.authors, "title": f"{{{self.title}}}", "year": str(self.year)}
+        if kind != "misc":
+            lines["journal" if kind == "article" else "booktitle"] = self.venue
+        lines |= {"eprint": self.number, "archiveprefix": "arXiv"} if arxiv else {"doi": self.number}
+        body = ",\n".join(f"  {name} = {{{value}}}" for name, value in lines.items())
+        return f"@{kind}{{{key},\n{body}\n}}"
+
+
+REFERENCES: dict[str, Reference] = {
+    "ho2020ddpm": Reference(
+        "Ho, Jonathan and Jain, Ajay and Abbeel, Pieter",
+        "Denoising Diffusion Probabilistic Models", 2020, "NeurIPS", "2006.11239",
+    ),
+    "song2021ddim": Reference(
+        "Song, Jiaming and Meng, Chenlin and Ermon, Stefano",
+        "Denoising Diffusion Implicit Models", 2021, "ICLR", "2010.02502",
+    ),
+    "song2021sde": Reference(
+        "Song, Yang and Sohl-Dickstein, Jascha and Kingma, Diederik P. and Kumar, Abhishek and Ermon, Stefano "
+        "and Poole, Ben",
+        "Score-Based Generative Modeling through Stochastic Differential Equations", 2021, "ICLR", "2011.13456",
+    ),
+    "nichol2021improved": Reference(
+        "Nichol, Alexander Quinn and Dhariwal, Prafulla",
+        "Improved Denoising Diffusion Probabilistic Models", 2021, "ICML", "2102.09672",
+    ),
+    "dhariwal2021adm": Reference(
+        "Dhariwal, Prafulla and Nichol, Alexander Quinn",
+        "Diffusion Models Beat GANs on Image Synthesis", 2021, "NeurIPS", "2105.05233",
+    ),
+    "rombach2022ldm": Reference(
+        "Rombach, Robin and Blattmann, Andreas and Lorenz, Dominik and Esser, Patrick and Ommer, Bj{\\\"o}rn",
+        "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, "CVPR", "2112.10752",
+    ),
+    "salimans2022distillation": Reference(
+        "Salimans, Tim and Ho, Jonathan",
+        "Progressive Distillation for Fast Sampling of Diffusion Models", 2022, "ICLR", "2202.00512",
+    ),
+    "choi2022p2": Reference(
+        "Choi, Jooyoung and Lee, Jungbeom and Shin, Chaehun and Kim, Sungwon and Kim, Hyunwoo and Yoon, Sungroh",
+        "Perception Prioritized Training of Diffusion Models", 2022, "CVPR", "2204.00227",
+    ),
+    "karras2022edm": Reference(
+        "Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli",
+        "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, "NeurIPS", "2206.00364",
+    ),
+    "ho2022cfg": Reference(
+        "Ho, Jonathan and Salimans, Tim", "Classifier-Free Diffusion Guidance", 2022, "arXiv", "2207.12598",
+    ),
+    "liu2023rectified": Reference(
+        "Liu, Xingchao and Gong, Chengyue and Liu, Qiang",
+        "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+        2023, "ICLR", "2209.03003",
+    ),
+    "lu2022dpmpp": Reference(
+        "Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun",
+        "{DPM-Solver++}: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
+        2022, "arXiv", "2211.01095",
+    ),
+    "peebles2023dit": Reference(
+        "Peebles, William and Xie, Saining",
+        "Scalable Diffusion Models with Transformers", 2023, "ICCV", "2212.09748",
+    ),
+    "jabri2023rin": Reference(
+        "Jabri, Allan and Fleet, David J. and Chen, Ting",
+        "Scalable Adaptive Computation for Iterative Generation", 2023, "ICML", "2212.11972",
+    ),
+    "kingma2023understanding": Reference(
+        "Kingma, Diederik P. and Gao, Ruiqi",
+        "Understanding Diffusion Objectives as the {ELBO} with Simple Data Augmentation",
+        2023, "NeurIPS", "2303.00848",
+    ),
+    "hang2023minsnr": Reference(
+        "Hang, Tiankai and Gu, Shuyang and Li, Chen and Bao, Jianmin and Chen, Dong and Hu, Han and Geng, Xin "
+        "and Guo, Baining",
+        "Efficient Diffusion Training via {Min-SNR} Weighting Strategy", 2023, "ICCV", "2303.09556",
+    ),
+    "lin2024flawed": Reference(
+        "Lin, Shanchuan and Liu, Bingchen and Li, Jiashi and Yang, Xiao",
+        "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024, "WACV", "2305.08891",
+    ),
+    "esser2024sd3": Reference(
+        "Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and others",
+        "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, "ICML", "2403.03206",
+    ),
+    "kynkaanniemi2024interval": Reference(
+        "Kynk{\\\"a}{\\\"a}nniemi, Tuomas and Aittala, Miika and Karras, Tero and Laine, Samuli and Aila, Timo "
+        "and Lehtinen, Jaakko",
+        "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models",
+        2024, "NeurIPS", "2404.07724",
+    ),
+    "tancik2020fourier": Reference(
+        "Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and others",
+        "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
+        2020, "NeurIPS", "2006.10739",
+    ),
+    "alpaydin1998digits": Reference(
+        "Alpaydin, E. and Kaynak, C.", "Optical Recognition of Handwritten Digits", 1998,
+        "UCI Machine Learning Repository", "10.24432/C50P49",
+    ),
+    "matejka2017datasaurus": Reference(
+        "Matejka, Justin and Fitzmaurice, George",
+        "Same Stats, Different Graphs: Generating Datasets with Varied Appearance and Identical Statistics through "
+        "Simulated Annealing", 2017, "CHI", "10.1145/3025453.3025912",
+    ),
+}  # fmt: skip
+
+KINDS: dict[str, tuple[str, ...]] = {
+    # solvers
+    "DDPM": ("ho2020ddpm",),
+    "DDIM": ("song2021ddim",),
+    "Euler": ("karras2022edm",),
+    "Heun": ("karras2022edm",),
+    "Churn": ("karras2022edm",),
+    "DPMpp2M": ("lu2022dpmpp",),
+    # guidance
+    "ClassifierFree": ("ho2022cfg",),
+    "Interval": ("kynkaanniemi2024interval",),
+    "Rescale": ("lin2024flawed",),
+    # schedules
+    "VPLinear": ("ho2020ddpm", "song2021sde"),
+    "VPScaledLinear": ("rombach2022ldm",),
+    "VPCosine": ("nichol2021improved",),
+    "VPSigmoid": ("jabri2023rin",),
+    "SubVP": ("song2021sde",),
+    "VE": ("song2021sde",),
+    "Rectified": ("liu2023rectified",),
+    "ZeroTerminalSNR": ("lin2024flawed",),
+    # predictions and scalings
+    "Eps": ("ho2020ddpm",),
+    "V": ("salimans2022distillation",),
+    "Flow": ("liu2023rectified",),
+    "Score": ("song2021sde",),
+    "Karras": ("karras2022edm",),
+    "EDM": ("karras2022edm",),
+    # networks
+    "UNetConfig": ("ho2020ddpm", "dhariwal2021adm"),
+    "DiTConfig": ("peebles2023dit",),
+    "Fourier": ("tancik2020fourier",),
+    # objectives
+    "Denoising": ("ho2020ddpm",),
+    "LogNormal": ("karras2022edm",),
+    "LogitNormal": ("esser2024sd3",),
+    "CosMap": ("esser2024sd3",),
+    "MinSNR": ("hang2023minsnr",),
+    "P2": ("choi2022p2",),
+    "KarrasWeight": ("karras2022edm",),
+    "Sigmoid": ("kingma2023understanding",),
+    # data
+    "Digits": ("alpaydin1998digits",),
+    "Datasaurus": ("matejka2017datasaurus",),
+}
+
+
+def cite(*things: Any) -> str:
+    """Return BibTeX entries, by year, for all that `things` are made of: pipelines, outputs, solvers, schedules...
+
+    A text is taken as a key of the table. Raises `InputError` for an unknown key, and with nothing to cite.
+    """
+    if not things:
+        raise InputError("cite needs something to cite: a pipeline, an output, a solver...")
+    keys = {key for thing in things for part in _parts(thing) for key in _keys(part)}
+    ordered = sorted(keys, key=lambda k: (REFERENCES[k].year, k))
+    return "\n\n".join(REFERENCES[key].bibtex(key) for key in ordered)
+
+
+def _keys(part: Any) -> tuple[str, ...]:
+    if not isinstance(part, str):
+        return KINDS.get(type(part).__name__, ())
+    if part in REFERENCES:
+        return (part,)
+    if part in KINDS:
+        return KINDS[part]
+    raise InputError(f"there is no reference {part!r:.60}{nearest(part[:60], REFERENCES)}")
+
+
+def _parts(thing: Any) -> Iterator[Any]:
+    """Yield `thing` and everything that it is made of; texts only where they are keys."""
+    from .output import Output
+    from .pipeline import Pipeline
+
+    if isinstance(thing, Output):
+        yield from _parts(thing.pipeline)
+        yield from _kinds(thing.request)
+        for option, kind in (("guidance_interval", "Interval"), ("rescale", "Rescale")):
+            if thing.request[option] is not None:
+                yield kind
+        if thing.request["guidance"] != 1.0:
+            yield "ClassifierFree"
+        if thing.request["grid"] == "karras":
+            yield "karras2022edm"
+    elif isinstance(thing, Pipeline):
+        yield from _parts(thing.denoiser)
+        yield from thing.references
+    elif isinstance(thing, Preconditioned):
+        for part in (getattr(thing.net, "config", None), thing.schedule, thing.prediction, thing.scaling):
+            yield from _parts(part)
+    elif isinstance(thing, str):
+        yield thing
+    else:
+        yield thing
+        if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+            for field in dataclasses.fields(thing):
+                value = getattr(thing, field.name)
+                if not isinstance(value, str):
+                    yield from _parts(value)
+
+
+def _kinds(data: Any) -> Iterator[str]:
+    """Yield the kinds of plain data that are in the table."""
+    if isinstance(data, dict):
+        if data.get("kind") in KINDS:
+            yield str(data["kind"])
+        for value in data.values():
+            yield from _kinds(value)

@@ -1,0 +1,216 @@
+"""A pipeline on disk: `sfumato.json` and `model.safetensors` in one folder.
+
+Written aside and renamed, never over something. What is read is data: kinds are looked up among the registered
+classes, the names, shapes and dtypes of the weights are compared with the configuration before a tensor is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from .. import __version__
+from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
+from ..core.weights import check_header, read_weights, reason, specs, sync, write_weights
+from .images import Modality
+from .names import Defaults
+from .pipeline import Pipeline
+
+FORMAT = 1
+CONFIG, WEIGHTS = "sfumato.json", "model.safetensors"
+MAX_CONFIG = 1 << 20  # bytes
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_KEYS = ("format_version", "sfumato", "dtype", "denoiser", "shape", "classes", "modality", "defaults", "references")
+
+
+def save(pipeline: Pipeline, folder: Path) -> Path:
+    """Write `pipeline` to `folder`, which must be new or empty; whole or not at all.
+
+    Raises `InputError` for a folder that holds something and for a network whose weights do not follow from its
+    configuration, `CheckpointError` where the disk refuses.
+    """
+    net = pipeline.denoiser.net
+    config = pipeline.config()
+    dtype = next((p.dtype for p in net.parameters()), torch.float32)
+    name = {v: k for k, v in _DTYPES.items()}.get(dtype)
+    if name is None:
+        raise InputError(f"weights of {dtype} cannot be written; use {', '.join(_DTYPES)}")
+    state = net.state_dict()
+    if specs(empty(from_config(config["denoiser"]["net"]), dtype).state_dict()) != specs(state):
+        raise InputError(f"the weights of this {type(net).__name__} are not those that its `config` builds in {name}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} already holds something; nothing is overwritten, give a new folder")
+    document = {"format_version": FORMAT, "sfumato": __version__, "dtype": name, **config}
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        write_weights(aside / WEIGHTS, state, {"format": "pt", "sfumato": __version__})
+        with open(aside / CONFIG, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        sync(aside)
+        os.rename(aside, folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {reason(error)}; nothing was overwritten") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def load(path: str | Path) -> Pipeline:
+    """Return the pipeline in a folder that `Pipeline.save` wrote, or of a training run's newest whole checkpoint.
+
+    The weights are memory-mapped: pages come from the disk when they are used. Raises `InputError` for what is not
+    such a folder, `CheckpointError` for one that is damaged.
+    """
+    path = Path(path)
+    if (path / CONFIG).is_file():
+        return _read(path)
+    if (path / "checkpoints").is_dir():
+        from ..recipes.run import pipeline_of_run
+
+        return pipeline_of_run(path)
+    raise InputError(_refusal(path))
+
+
+def empty(config: Any, dtype: torch.dtype) -> nn.Module:
+    """Return the network of a configuration without memory for its weights, and without initialising them."""
+    with torch.device("meta"):
+        return config.build().to(dtype)
+
+
+def assemble(denoiser: dict[str, Any], dtype: torch.dtype, weights: Path, where: str) -> Preconditioned:
+    """Return the denoiser of a configuration with the tensors of `weights`, which must be exactly the network's."""
+    _exact(denoiser, ("net", "schedule", "prediction", "scaling"), f"{where}: denoiser")
+    schedule = from_config(denoiser["schedule"], Schedule)
+    prediction = from_config(denoiser["prediction"], Prediction)
+    scaling = from_config(denoiser["scaling"], Scaling)
+    config = from_config(denoiser["net"])
+    if not callable(getattr(config, "build", None)):
+        raise InputError(f"kind {denoiser['net']['kind']!r} is not a network; give the kind of one")
+    found, _ = check_header(weights)
+    with at_most(len(found)):
+        net = empty(config, dtype)
+    expected = net.state_dict()
+    net.load_state_dict(read_weights(weights, specs(expected)), assign=True)
+    if any(t.is_meta for t in (*net.parameters(), *net.buffers())):
+        raise CheckpointError(f"{weights} does not hold all that {type(net).__name__} needs")
+    return Preconditioned(net.eval(), schedule, prediction, scaling)
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Refuse to build a network of more parameters than the file holds: no configuration can make us build for ever."""
+    thread, built = threading.get_ident(), 0
+
+    def hook(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal built
+        if threading.get_ident() == thread and parameter is not None:
+            built += 1
+            if built > 2 * count + 16:  # tensors that are replaced while building are counted twice
+                raise CheckpointError(f"the configuration asks for more weights than the {count} of the file")
+
+    handle = register_module_parameter_registration_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file of at most 1 MiB; a key given twice is refused."""
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise CheckpointError(f"{path} is above {MAX_CONFIG >> 20} MiB, which no configuration is")
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {str(error)[:120]}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} does not hold a table")
+    return data
+
+
+def _read(folder: Path) -> Pipeline:
+    file = folder / CONFIG
+    data = read_json(file)
+    if data.get("format_version") != FORMAT:
+        raise CheckpointError(
+            f"{file} has format_version {data.get('format_version')!r:.40}, this version reads {FORMAT}: "
+            f"it was written by sfumato {data.get('sfumato')!r:.40}"
+        )
+    import sfumato.nets.dit
+    import sfumato.nets.mlp
+    import sfumato.nets.unet  # noqa: F401  (their configurations register on import)
+
+    try:
+        _exact(data, _KEYS, "it")
+        dtype = _DTYPES.get(data["dtype"]) if isinstance(data["dtype"], str) else None
+        if dtype is None:
+            raise InputError(f"dtype {data['dtype']!r:.40} is not one of {', '.join(_DTYPES)}")
+        shape, classes, references = data["shape"], data["classes"], data["references"]
+        if not isinstance(shape, list) or not all(type(v) is int and 0 < v <= 1 << 16 for v in shape):
+            raise InputError(f"shape {str(shape)[:60]} is not a list of sizes")
+        for name, value in (("classes", [] if classes is None else classes), ("references", references)):
+            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+                raise InputError(f"{name} must be a list of texts")
+        return Pipeline(
+            denoiser=assemble(data["denoiser"], dtype, folder / WEIGHTS, "it"),
+            shape=tuple(shape),
+            classes=None if classes is None else tuple(classes),
+            modality=from_config(data["modality"], Modality),
+            defaults=from_config(data["defaults"], Defaults),
+            references=tuple(references),
+        )
+    except (InputError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{file}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _exact(data: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(data, dict):
+        raise InputError(f"{where} must be a table of {', '.join(keys)}")
+    for key in data:
+        if key not in keys:
+            raise InputError(f"{where} has no key {key[:60]!r}{nearest(key[:60], keys)}")
+    if missing := [key for key in keys if key not in data]:
+        raise InputError(f"{where} needs {', '.join(missing)}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key is given twice")
+    return table
+
+
+def _refusal(path: Path) -> str:
+    """Say in one line why `path` is not loaded."""
+    own = f"only folders that Pipeline.save wrote ({CONFIG} + {WEIGHTS}) and training runs are read for now"
+    if not path.exists():
+        return f"there is no {path}; {own}"
+    if path.is_dir():
+        names = sorted(p.name for p in path.iterdir())
+        if "model_index.json" in names or "config.json" in names:
+            return f"{path} is in the layout of another library; {own}"
+        if any(n.lower().endswith(_PICKLES) for n in names):
+            return f"{path} holds pickles, which are never read; {own}"
+        return f"{path} holds no model; {own}"
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or path.suffix.lower() in _PICKLES:
+        return f"{path} is a pickle, which can run code when it is read; {own}"
+    return f"{path} is a single file; {own}"

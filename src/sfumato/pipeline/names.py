@@ -1,0 +1,76 @@
+"""Solvers and grids by the names that people type, and the defaults of a pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..core import InputError, Schedule, Solver, grids, nearest, register
+from ..solvers import DDIM, DDPM, DPMpp2M, Euler, Heun
+
+Grid = Callable[[Schedule, int], Tensor]
+T = TypeVar("T")
+
+SOLVERS: dict[str, Solver] = {
+    "ddpm": DDPM(),
+    "ddim": DDIM(),
+    "euler": Euler(),
+    "heun": Heun(),
+    "dpm++2m": DPMpp2M(),
+}
+GRIDS: dict[str, Grid] = {
+    "uniform": grids.uniform,
+    "quadratic": grids.quadratic,
+    "karras": grids.karras,
+    "log_snr": grids.log_snr,
+    "leading": grids.leading,
+    "linspace": grids.linspace,
+    "trailing": grids.trailing,
+    "ays": grids.tabulated,
+}
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a pipeline uses where a call says nothing: solver, grid (a name of `GRIDS`), steps and guidance scale.
+
+    20 steps of DPM-Solver++(2M) on Karras' noise levels are the usual choice for trained models (arXiv 2211.01095,
+    section 7, uses 15 to 20; arXiv 2206.00364, eq. 5); guidance 1 is off.
+    """
+
+    solver: Solver = field(default_factory=DPMpp2M)
+    grid: str = "karras"
+    steps: int = 20
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        by_name("grid", self.grid, GRIDS)
+        if self.steps < 1 or not math.isfinite(self.guidance):
+            raise InputError(f"Defaults needs steps of at least 1 and a finite guidance, got {self}")
+
+
+def by_name(what: str, name: str, table: Mapping[str, T]) -> T:
+    """Return `table[name]`, in any case; raises `InputError` with the nearest name."""
+    found = table.get(name.lower())
+    if found is None:
+        raise InputError(f"unknown {what} {name!r}{nearest(name.lower(), table)}")
+    return found
+
+
+def grid_of(grid: str | Tensor | Sequence[float], schedule: Schedule, steps: int | None, default: int) -> Tensor:
+    """Return the times float64[n + 1]: a named grid of `steps` (else `default`), or the times that are given.
+
+    Raises `InputError` for an unknown name, and where `steps` contradicts the times.
+    """
+    if isinstance(grid, str):
+        return by_name("grid", grid, GRIDS)(schedule, default if steps is None else steps)
+    times = torch.as_tensor(grid, dtype=torch.float64)
+    if steps is not None and times.ndim == 1 and steps != len(times) - 1:
+        raise InputError(f"steps={steps} but the grid has {len(times) - 1} steps; give one of the two")
+    return times
