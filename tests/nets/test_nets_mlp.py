@@ -28,13 +28,13 @@ def build(config):
 def written_out(net, x, c, y=None):
     """The network as the essay has it: one matrix on the joined features."""
     features = torch.cat([net.position(x), net.time(c[:, None]).expand(len(x), -1)], dim=1).to(x.dtype)
-    h = features @ net.first.weight.T + net.first.bias
+    h = features @ torch.cat([net.weight_x, net.weight_t]) + net.bias_in
     if y is not None:
         h = h + net.label.table.weight[y]
     h = torch.clamp(h, min=0)
-    for layer in net.hidden:
-        h = torch.clamp(h @ layer.weight.T + layer.bias, min=0)
-    return h @ net.out.weight.T + net.out.bias
+    for weight, bias in zip(net.weight, net.bias, strict=True):
+        h = torch.clamp(h @ weight + bias, min=0)
+    return h @ net.weight_out + net.bias_out
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -52,17 +52,20 @@ def test_is_the_joined_network(name):
 
 def test_starts_as_pytorch_does():
     net = build(ESSAY)
-    for layer in (net.first, *net.hidden, net.out):
-        bound = layer.in_features**-0.5
-        for weight in (layer.weight.detach(), layer.bias.detach()):
-            assert float(weight.abs().max()) <= bound
-        assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.15)
+    for fan_in, *weights in (
+        (96, net.weight_x, net.weight_t, net.bias_in),
+        (64, net.weight, net.bias),
+        (64, net.weight_out),
+    ):
+        for weight in weights:
+            assert 0.9 * fan_in**-0.5 < float(weight.detach().abs().max()) <= fan_in**-0.5
+            assert float(weight.detach().std()) == pytest.approx((3 * fan_in) ** -0.5, rel=0.15)
 
 
 def test_the_essay_network_has_its_sizes():
     net = build(ESSAY)
     shapes = [tuple(p.shape) for p in net.parameters()]
-    assert shapes == [(64, 96), (64,), *[(64, 64), (64,)] * 3, (2, 64), (2,)]
+    assert shapes == [(64, 64), (32, 64), (64,), (3, 64, 64), (3, 64), (64, 2), (2,)]
 
 
 def test_no_time_does_not_see_the_time():

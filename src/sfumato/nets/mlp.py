@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..core.config import register
 from ..core.errors import InputError
@@ -20,7 +19,7 @@ SINUSOIDS = Sinusoidal(dim=64)
 @register
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """h_0 = ReLU(W_x gamma(x) + W_t gamma(c_noise) + b + label), h_i = ReLU(W_i h_(i-1) + b_i), out = W h_layers + b.
+    """h_0 = ReLU(gamma(x) W_x + gamma(c_noise) W_t + b + label), h_i = ReLU(h_(i-1) W_i + b_i), out = h_layers W + b.
 
     W_x and W_t are the halves of one matrix on both features joined: the noise label's half is `embed`, which is
     computed once for all steps of a run.
@@ -59,7 +58,7 @@ class MLPConfig:
 class MLP(nn.Module):
     """net(x [B, inputs], c_noise [B] or [1], y=int[B]) -> [B, inputs], y where it has classes.
 
-    All matrices start as U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default.
+    All weights start as U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for a linear layer.
     """
 
     def __init__(self, config: MLPConfig) -> None:
@@ -67,10 +66,16 @@ class MLP(nn.Module):
         self.config = config
         self.position = config.position.build(config.inputs)
         self.time = config.time.build(1)
-        self.first = nn.Linear(self.position.dim + self.time.dim, config.width)
-        self.hidden = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers))
-        self.out = nn.Linear(config.width, config.inputs)
-        self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, config.width)
+        self.raw = config.position == RAW
+        # rows times matrices, [in, out], and the hidden layers in one stack: the fewest and fastest operations
+        fan_in, width = self.position.dim + self.time.dim, config.width
+        self.weight_x = _parameter(fan_in, self.position.dim, width)
+        self.weight_t = _parameter(fan_in, self.time.dim, width)
+        self.bias_in = _parameter(fan_in, width)
+        self.weight = _parameter(width, config.layers, width, width)
+        self.bias = _parameter(width, config.layers, width)
+        self.weight_out, self.bias_out = _parameter(width, width, config.inputs), _parameter(width, config.inputs)
+        self.label = None if config.num_classes is None else LabelEmbedding(config.num_classes, width)
         self.cond: dict[str, Any] = {} if self.label is None else {"y": self.label.null}
 
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor | int | None = None) -> Tensor:
@@ -78,9 +83,9 @@ class MLP(nn.Module):
         return self.trunk(x, self.embed(c_noise), y)
 
     def embed(self, c_noise: Tensor) -> Tensor:
-        """Return the first layer's part of labels [N], W_t gamma(c_noise) + b, [N, width]."""
-        features = self.time(c_noise.unsqueeze(-1)).to(self.first.weight.dtype)
-        return F.linear(features, self.first.weight[:, self.position.dim :], self.first.bias)
+        """Return the first layer's part of labels [N], gamma(c_noise) W_t + b, [N, width]."""
+        features = self.time(c_noise.unsqueeze(-1)).to(self.bias_in.dtype)
+        return torch.addmm(self.bias_in, features, self.weight_t)
 
     def trunk(self, x: Tensor, emb: Tensor, y: Tensor | int | None = None) -> Tensor:
         """Return the output for the embeddings `emb` of one row or of B."""
@@ -88,9 +93,13 @@ class MLP(nn.Module):
             emb = emb + self.label(y)
         elif y is not None:
             raise InputError("this MLP has no classes: leave y out, or set MLPConfig.num_classes")
-        # functions rather than module calls: at this size a module's own bookkeeping costs as much as its arithmetic
-        features = self.position(x).to(emb.dtype)
-        h = torch.addmm(emb, features, self.first.weight[:, : features.shape[1]].t()).relu_()
-        for layer in cast(list[nn.Linear], self.hidden):
-            h = F.linear(h, layer.weight, layer.bias).relu_()
-        return F.linear(h, self.out.weight, self.out.bias)
+        features = x if self.raw else self.position(x).to(emb.dtype)
+        h = torch.addmm(emb, features, self.weight_x).relu_()
+        for weight, bias in zip(self.weight.unbind(), self.bias.unbind(), strict=True):
+            h = torch.addmm(bias, h, weight).relu_()
+        return torch.addmm(self.bias_out, h, self.weight_out)
+
+
+def _parameter(fan_in: int, *shape: int) -> nn.Parameter:
+    bound = fan_in**-0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
