@@ -61,7 +61,8 @@ class Schedule(ABC):
         with torch.enable_grad():
             u = t.detach().double().requires_grad_()
             alpha, sigma = self(u)
-            grads = [torch.autograd.grad(v.sum(), u, allow_unused=True)[0] for v in (alpha, sigma)]
+            # alpha and sigma share a part of their graph, which the first call must leave for the second
+            grads = [torch.autograd.grad(v.sum(), u, retain_graph=True, allow_unused=True)[0] for v in (alpha, sigma)]
         d_alpha, d_sigma = (torch.zeros_like(u) if g is None else g for g in grads)
         return d_alpha.detach(), d_sigma.detach()
 
@@ -343,9 +344,11 @@ class ZeroTerminalSNR(Schedule):
     def __call__(self, t: Real) -> tuple[Real, Real]:
         f = _ops(t)
         alpha, sigma = self.base(t)
+        # the end by the same arithmetic as alpha, so that their difference is exactly 0 at t = 1
+        end = self.base(torch.ones_like(t))[0] if isinstance(t, Tensor) else self._end
         # 1 - alpha' = (1 - alpha) / (1 - end), and 1 - alpha = sigma^2 / (1 + alpha) does not cancel near the data
-        gap = sigma * sigma / ((1 + alpha) * (1 - self._end))
-        return 1 - gap, f.sqrt(gap * (2 - gap))
+        gap = sigma * sigma / ((1 + alpha) * (1 - end))
+        return (alpha - end) / (1 - end), f.sqrt(gap * (2 - gap))
 
     def inverse(self, lam: Real) -> Real:
         f = _ops(lam)

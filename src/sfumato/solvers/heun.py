@@ -11,14 +11,18 @@ from torch import Tensor
 from ..core import Denoiser, Noise, Step, register, update
 from .churn import Churn
 
+_FAR = 0.01  # the q below which a step starts too far out: s falls more than a hundredfold
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class Heun:
     """The trapezoid rule on dy/ds = (y - D) / s, y = x / alpha, s = sigma / alpha: an Euler step, then its correction.
 
-    With q = s_s / s_t the two slopes collapse to y_s = y_euler + (1 - q) / (2 q) (D_s - D_t). A start at alpha_t = 0
-    (s infinite, q = 0) takes the Euler step alone. `churn`, none by default, makes it EDM's stochastic sampler.
+    With q = s_s / s_t the two slopes collapse to y_s = y_euler + (1 - q) / (2 q) (D_s - D_t). That weight has no bound:
+    where s falls more than a hundredfold in a step, as from t = 1 on the cosine schedule or where alpha_t = 0 (q = 0),
+    the trapezoid is taken of the exact step's integral instead, whose weight is (1 - q) / 2, also of second order.
+    `churn`, none by default, makes it EDM's stochastic sampler.
     """
 
     churn: Churn | None = None
@@ -44,7 +48,5 @@ class Heun:
         kept = k.sigma_s / k.sigma_t
         x = update(x, kept, x0, k.alpha_s - k.alpha_t * kept)
         q = kept * k.alpha_t / k.alpha_s
-        if q == 0.0:
-            return x, None
-        correction = denoiser(x, k.s, **cond) - x0
-        return update(x, 1.0, correction, k.alpha_s * (1 - q) / (2 * q)), None
+        weight = (1 - q) / (2 * q) if q > _FAR else (1 - q) / 2
+        return update(x, 1.0, denoiser(x, k.s, **cond) - x0, k.alpha_s * weight), None
