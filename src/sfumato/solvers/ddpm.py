@@ -26,11 +26,15 @@ class DDPM:
 
     order: ClassVar[int] = 1
     nfe: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.variance <= 1.0:
             raise InputError(f"DDPM.variance={self.variance} must lie in [0, 1]: 0 is beta-tilde, 1 is beta")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn: always."""
+        return True
 
     def init(self, x: Tensor) -> None:
         """Keep nothing between steps."""

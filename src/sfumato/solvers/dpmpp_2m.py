@@ -24,7 +24,11 @@ class DPMpp2M:
 
     order: ClassVar[int] = 2
     nfe: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = False
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn: never."""
+        return False
 
     def init(self, x: Tensor) -> History:
         """Return an empty history."""
