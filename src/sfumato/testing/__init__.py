@@ -1,8 +1,26 @@
 """Exact models and the conformance suite: what the library is proven with, for the reader's own parts too."""
 
+from .conformance import cases, check
 from .empirical import Empirical
 from .exact import Counted, ExactDenoiser, Model, exact_network
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
+from .probe import moments
+from .report import Case, ConformanceError, Report, Row
 
-__all__ = ["Counted", "Empirical", "ExactDenoiser", "Gaussian", "GaussianMixture", "Model", "exact_network"]
+__all__ = [
+    "Case",
+    "ConformanceError",
+    "Counted",
+    "Empirical",
+    "ExactDenoiser",
+    "Gaussian",
+    "GaussianMixture",
+    "Model",
+    "Report",
+    "Row",
+    "cases",
+    "check",
+    "exact_network",
+    "moments",
+]

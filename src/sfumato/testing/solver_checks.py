@@ -1,0 +1,87 @@
+"""What every solver must do on every schedule: converge, at its order, to the exact answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..core import Schedule, Solver, grids, sample
+from .exact import Model
+from .gaussian import Gaussian
+from .grids import uneven
+from .probe import moments
+from .report import Case
+from .table import DOT, LINE, PLANE
+
+_POINTS = 48
+
+
+def convergence(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]:
+    """Yield the convergence checks of a solver on a schedule."""
+    if solver.stochastic:
+        yield Case("solver: moments converge", name, lambda: _moments(solver, schedule))
+        yield Case("solver: moments from t = 1 to 0", name, lambda: _moments_to_the_end(solver, schedule))
+    else:
+        yield Case("solver: order, Gaussian", name, lambda: _order(solver, schedule, PLANE))
+        yield Case("solver: order, mixture", name, lambda: _order(solver, schedule, LINE))
+        yield Case("solver: right from t = 1 to 0", name, lambda: _to_the_end(solver, schedule))
+
+
+def drawn(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]:
+    """Yield the check that the noise of real runs has the moments that it should."""
+    if solver.stochastic:
+        yield Case("solver: moments of 4000 samples", name, lambda: _drawn(solver, schedule))
+
+
+def _error(solver: Solver, schedule: Schedule, model: Gaussian | Model, grid: Tensor) -> float:
+    """Return the mean distance between a run's end and the exact flow's, from the same start x_t."""
+    t, s = float(grid[0]), float(grid[-1])
+    exact = model.marginal(schedule, t)  # type: ignore[union-attr]
+    x = exact.sample(_POINTS, 11, dtype=torch.float64)
+    end = sample(model.denoiser(schedule), solver=solver, grid=grid, seeds=range(_POINTS), x=x)
+    return float((end - model.flow(schedule, x, t, s)).abs().mean())  # type: ignore[union-attr]
+
+
+def _order(solver: Solver, schedule: Schedule, model: Gaussian | Model) -> tuple[object, str, bool]:
+    coarse, fine = (_error(solver, schedule, model, uneven(schedule, n)) for n in (80, 320))
+    slope = math.log2(coarse / fine) / 2
+    return slope, f"{solver.order} +- 0.2, error < 0.1", abs(slope - solver.order) <= 0.2 and fine < 0.1
+
+
+def _to_the_end(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
+    coarse, fine = (_error(solver, schedule, PLANE, grids.uniform(schedule, n)) for n in (64, 256))
+    return fine, "<= 0.05, and falling with n", fine <= 0.05 and fine <= 0.5 * coarse
+
+
+def _bias(solver: Solver, schedule: Schedule, grid: Tensor) -> float:
+    """Return the larger of the errors of mean (in standard deviations) and variance (relative) at the end of a run."""
+    mean, variance = moments(solver, schedule, DOT, grid)
+    end = DOT.marginal(schedule, float(grid[-1]))
+    true_mean, true_variance = float(end.mean), float(end.covariance)
+    return max(abs(mean - true_mean) / math.sqrt(true_variance), abs(variance / true_variance - 1))
+
+
+def _moments(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
+    coarse, fine = (_bias(solver, schedule, uneven(schedule, n)) for n in (80, 320))
+    return fine, "<= 0.05, and <= 0.4 of 4 times the step", fine <= 0.05 and fine <= 0.4 * coarse
+
+
+def _moments_to_the_end(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
+    coarse, fine = (_bias(solver, schedule, grids.uniform(schedule, n)) for n in (64, 256))
+    # an error that changes its sign on the way need not fall, once it is small
+    falls = fine <= max(0.5 * coarse, 0.005)
+    return fine, "<= 0.1, and <= 0.5 of 4 times the step or 0.005", fine <= 0.1 and falls
+
+
+def _drawn(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
+    n, grid = 4000, uneven(schedule, 20)
+    mean, variance = moments(solver, schedule, DOT, grid)
+    x = DOT.marginal(schedule, float(grid[0])).sample(n, 3, dtype=torch.float64)
+    end = sample(DOT.denoiser(schedule), solver=solver, grid=grid, seeds=range(n), x=x)
+    of_mean = abs(float(end.mean()) - mean) / math.sqrt(variance / n)
+    of_variance = abs(float(end.var()) / variance - 1) / math.sqrt(2 / n)
+    worst = max(of_mean, of_variance)
+    return worst, "<= 4 standard errors of the exact moments", worst <= 4

@@ -1,0 +1,101 @@
+"""The conformance table: one instance, or several, of everything that is registered. A new part adds its row here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core import (
+    EDM,
+    VE,
+    X0,
+    Eps,
+    Flow,
+    Karras,
+    Plain,
+    Prediction,
+    Rectified,
+    Scaling,
+    Schedule,
+    Score,
+    Solver,
+    SubVP,
+    Table,
+    V,
+    VPCosine,
+    VPLinear,
+    VPScaledLinear,
+    VPSigmoid,
+    ZeroTerminalSNR,
+)
+from ..guidance import ClassifierFree, Interval, Rescale
+from ..solvers import DDIM, DDPM, DPMpp2M, Euler, Heun
+from ..solvers.churn import Churn
+from .gaussian import Gaussian
+from .mixture import GaussianMixture
+
+# A line for exact moments, a correlated plane, a line with three modes
+# (its flow is exact too), classes, and pictures whose H = W = 4.
+DOT = Gaussian([0.7], 0.3)
+PLANE = Gaussian([0.5, -0.3], [[0.5, 0.2], [0.2, 0.3]])
+LINE = GaussianMixture([[-1.1], [0.4], [1.3]], [0.25, 0.2, 0.3], [0.3, 0.45, 0.25])
+CLASSES = GaussianMixture(
+    [[-1.2, -0.6], [0.9, 1.0], [1.1, -1.1]],
+    [[[0.3, 0.1], [0.1, 0.2]], [[0.25, 0.0], [0.0, 0.4]], [[0.2, -0.05], [-0.05, 0.3]]],
+    [0.3, 0.45, 0.25],
+    labels=[0, 1, 1],
+)
+PICTURES = GaussianMixture(
+    torch.linspace(-1, 1, 96, dtype=torch.float64).sin().reshape(3, 2, 4, 4), [0.3, 0.2, 0.4], labels=[0, 1, 2]
+)
+
+SCHEDULES: dict[str, Schedule] = {
+    "VPLinear": VPLinear(),
+    "VPScaledLinear": VPScaledLinear(),
+    "VPCosine": VPCosine(),
+    "VPSigmoid": VPSigmoid(),
+    "SubVP": SubVP(),
+    "VE": VE(),
+    "Rectified": Rectified(),
+    "Rectified(shift=3)": Rectified(shift=3.0),
+    # Stable Diffusion's
+    "Table": Table.from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2),
+    "ZeroTerminalSNR": ZeroTerminalSNR(base=VPScaledLinear()),
+}
+
+PREDICTIONS: dict[str, Prediction] = {
+    "X0": X0(),
+    "Eps": Eps(),
+    "V": V(),
+    "Flow": Flow(),
+    "Score": Score(),
+    "Karras": Karras(),
+}
+
+SCALINGS: dict[str, Scaling] = {"Plain": Plain(), "EDM": EDM()}
+
+CHURN = Churn(amount=20.0)
+
+SOLVERS: dict[str, Solver] = {
+    "DDPM": DDPM(),
+    "DDPM(variance=1)": DDPM(variance=1.0),
+    "DDIM": DDIM(),
+    "DDIM(eta=0.5)": DDIM(eta=0.5),
+    "DDIM(eta=1)": DDIM(eta=1.0),
+    "Euler": Euler(),
+    "Euler(churn)": Euler(churn=CHURN),
+    "Heun": Heun(),
+    "Heun(churn)": Heun(churn=CHURN),
+    "DPMpp2M": DPMpp2M(),
+}
+
+_guided = ClassifierFree(denoiser=CLASSES.denoiser(VPLinear()), scale=2.5)
+
+GUIDANCE: dict[str, Any] = {
+    "ClassifierFree": _guided,
+    "Interval": Interval(denoiser=_guided, low=0.3, high=3.0),
+    "Rescale": Rescale(denoiser=_guided),
+    "Rescale(V)": Rescale(denoiser=_guided, space=V()),
+    "Rescale(Interval)": Rescale(denoiser=Interval(denoiser=_guided, low=0.3, high=3.0)),
+}
