@@ -1,0 +1,38 @@
+"""Measuring samples: distances between sets of points or features, each with what decides its comparability."""
+
+from .features import Extractor, FeatureSet, Resize
+from .figure import Figure
+from .floor import floor
+from .frechet import frechet_distance
+from .inception_score import inception_score
+from .kernel_distance import kernel_distance
+from .kernels import RBF, Cubic, Kernel
+from .memorisation import Memorisation, memorisation
+from .neighbours import coverage, density, precision, recall
+from .points import mmd2, nearest_distance, sliced_wasserstein
+from .statistics import Moments, Statistics
+
+__all__ = [
+    "RBF",
+    "Cubic",
+    "Extractor",
+    "FeatureSet",
+    "Figure",
+    "Kernel",
+    "Memorisation",
+    "Moments",
+    "Resize",
+    "Statistics",
+    "coverage",
+    "density",
+    "floor",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "memorisation",
+    "mmd2",
+    "nearest_distance",
+    "precision",
+    "recall",
+    "sliced_wasserstein",
+]
