@@ -8,8 +8,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..core import Batch, InputError, Noise, SfumatoError, fold
 from .dataset import Dataset
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Loader:
@@ -115,16 +116,11 @@ class Loader:
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else it draws from the global one
         )
-        in_main = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGCHLD) if in_main and hasattr(signal, "SIGCHLD") else None
-        running = [iter(loader)]  # the one reference: dropping it ends the workers
-        if handler is not None:
-            # torch's handler would raise in the middle of whatever the main thread does, a save for one
-            signal.signal(signal.SIGCHLD, handler)
-        atexit.register(running.clear)  # before Python's own, which waits for workers that nobody told to end
+        batches, close = _start(loader)
+        atexit.register(close)  # before Python's own, which waits for workers that nobody told to end
         try:
             while True:
-                batch = next(running[0])
+                batch = next(batches)
                 if isinstance(batch, SfumatoError):
                     raise batch
                 yield batch
@@ -136,8 +132,28 @@ class Loader:
                 "a loader worker died (killed from outside, or out of memory); use fewer workers, or 0 to see why"
             ) from None
         finally:
-            running.clear()
-            atexit.unregister(running.clear)
+            close()
+            atexit.unregister(close)
+
+
+def _start(loader: DataLoader[Any]) -> tuple[Iterator[Any], Callable[[], None]]:
+    """Start the workers; return their batches, and the function that ends them and waits for their end.
+
+    Signals wait until the workers have their handlers. torch's own for a worker's death is taken off again: it would
+    raise in the middle of whatever the main thread does, a save for one, where `next` finds out by itself.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        batches: Any = iter(loader)
+        return batches, batches._shutdown_workers
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        batches = iter(loader)
+        if handler is not None and signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return batches, batches._shutdown_workers
 
 
 class _Steps(TorchDataset[Any]):
@@ -169,3 +185,5 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
