@@ -1,0 +1,55 @@
+"""How far a command is, on standard error: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """`with Progress("sampling", total) as bar: bar.update(done)`; nothing is shown in the first two seconds."""
+
+    def __init__(self, what: str, total: int, *, every: float = 5.0, quiet: float = 2.0) -> None:
+        self.what, self.total, self.every = what, total, every
+        self._began = time.monotonic()
+        self._next = self._began + quiet
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def update(self, done: int) -> None:
+        """Say that `done` of `total` are done; cheap enough for every step."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        left = (now - self._began) / max(done, 1) * (self.total - done)
+        if sys.stderr.isatty():
+            self._next = now + 0.1
+            self._draw(done, left)
+        else:
+            self._next = now + self.every
+            print(f"{self.what}: {done}/{self.total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def _draw(self, done: int, left: float) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import Progress as Rich
+
+            columns = [TextColumn(self.what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")]
+            self._bar = Rich(*columns, console=Console(stderr=True), auto_refresh=False)
+            self._task = self._bar.add_task("", total=self.total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, description=f"{left:.0f} s left", refresh=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            if kind is None:
+                self._bar.update(self._task, completed=self.total, description="", refresh=True)
+            self._bar.stop()

@@ -1,0 +1,84 @@
+"""`sfumato sample`: draw samples from a model and save them with the settings that made them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+DESCRIPTION = "Draw samples from a model; each PNG carries the settings that made it."
+EPILOG = """examples:
+  sfumato sample runs/digits/20260101-120000-ab12 7 -n 16 --guidance 2
+  sfumato sample my-model 3 7 --solver heun --steps 18
+  sfumato sample my-model --like out/00003-10.png    make a picture again"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a folder that Pipeline.save wrote, or a training run")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="classes, by name or index (default: none)")
+    parser.add_argument("-n", type=int, default=None, help="samples for each prompt (4; 512 for points)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sample; the next has seed + 1 (0)")
+    parser.add_argument("--steps", type=int, default=None, help="steps of the grid (the model's default)")
+    parser.add_argument("--solver", default=None, help="ddpm, ddim, euler, heun or dpm++2m (the model's default)")
+    parser.add_argument("--grid", default=None, help="uniform, karras, log_snr, quadratic... (the model's default)")
+    parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance, 1 is off")
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide in this range of s")
+    parser.add_argument("--rescale", type=float, default=None, help="rescale guidance by this phi (0.7 in the paper)")
+    parser.add_argument("--like", metavar="PNG", default=None, help="take every setting from a picture instead")
+    parser.add_argument("--out", metavar="DIR", default="samples", help="where pictures go (samples)")
+    parser.add_argument("--device", default=None, help="cpu, cuda... (a GPU where there is one)")
+    parser.add_argument("--private", action="store_true", help="save no settings, only the mark of generated media")
+    parser.add_argument("--json", action="store_true", help="print paths, seeds and settings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import torch
+
+    from ..core import InputError, Step
+    from ..pipeline import load, read_settings
+    from ..pipeline.pipeline import arguments
+    from .progress import Progress
+
+    call = {
+        "prompt": args.prompt or None,
+        "n": args.n,
+        "seed": args.seed,
+        "steps": args.steps,
+        "solver": args.solver,
+        "grid": args.grid,
+        "guidance": args.guidance,
+        "guidance_interval": None if args.interval is None else tuple(args.interval),
+        "rescale": args.rescale,
+    }
+    settings = None
+    if args.like is not None:
+        if given := [key for key, value in call.items() if value is not None and key != "seed"]:
+            raise InputError(f"--like takes every setting from the picture: leave out {', '.join(given)}")
+        settings = read_settings(args.like)
+        call = arguments(settings.request)
+    pipe = load(args.model)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0][:120]}") from error
+    if call["n"] is None:
+        call["n"] = 512 if len(pipe.shape) == 1 else 4
+    with Progress("sampling", 1) as bar:
+
+        def step(k: Step, x: torch.Tensor) -> None:
+            bar.total = k.n
+            bar.update(k.i + 1)
+
+        out = pipe(**call, callback=step) if settings is None else pipe.again(settings, callback=step)
+    paths = out.save(args.out, private=args.private)
+    if args.json:
+        facts = {"request": out.request, "model": out.model, "device": out.device, "seeds": out.seeds}
+        print(json.dumps({"paths": [str(p) for p in paths], **facts}))
+    else:
+        print(
+            f"{len(paths)} picture{'s' if len(paths) > 1 else ''}: {paths[0]}"
+            + (f" to {paths[-1].name}" if len(paths) > 1 else "")
+        )
+    return 0

@@ -1,0 +1,28 @@
+"""Recipes: functions that return the full configuration of a training, which the command line overrides field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .datasaurus import datasaurus
+from .digits import digits
+from .folder import folder
+from .overrides import changes, flatten, override
+from .recipe import Recipe, recipe_of, train
+from .run import pipeline_of_run
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"datasaurus": datasaurus, "digits": digits, "folder": folder}
+
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "changes",
+    "datasaurus",
+    "digits",
+    "flatten",
+    "folder",
+    "override",
+    "pipeline_of_run",
+    "recipe_of",
+    "train",
+]

@@ -1,0 +1,133 @@
+"""What a recipe is: all that decides a trained model, in one configuration; and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, register
+from ..data import Dataset
+from ..objectives import Objective
+from ..pipeline import Defaults, Modality, Pipeline
+from ..train import Result, Run, TrainConfig, Trainer
+
+
+class NetConfig(Protocol):
+    """A registered configuration of a network."""
+
+    def build(self) -> nn.Module:
+        """Return the network, freshly initialised."""
+        ...
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Data, network, the algebra around it, the objective, how to train, and how to sample afterwards.
+
+    Raises `InputError` where the parts do not fit each other, when they are put together.
+    """
+
+    data: Dataset
+    net: NetConfig
+    schedule: Schedule
+    prediction: Prediction
+    scaling: Scaling
+    objective: Objective
+    train: TrainConfig
+    modality: Modality
+    defaults: Defaults = field(default_factory=Defaults)
+    references: tuple[str, ...] = ()
+
+    def denoiser(self) -> Preconditioned:
+        """Return the untrained denoiser; its initial weights follow from `train.seed`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.train.seed)
+            net = self.net.build()
+        return Preconditioned(net, self.schedule, self.prediction, self.scaling)
+
+    def pipeline(self, denoiser: Preconditioned) -> Pipeline:
+        """Return the pipeline of a denoiser that was trained by this recipe."""
+        names, count = self.data.classes, denoiser.cond.get("y")
+        if count is not None and names is not None and len(names) != count:
+            raise InputError(
+                f"the data has {len(names)} classes and the network {count}: give --net.num_classes {len(names)}"
+            )
+        return Pipeline(
+            denoiser=denoiser,
+            shape=self.data.shape,
+            classes=names if count is not None else None,
+            modality=self.modality,
+            defaults=self.defaults,
+            references=self.references,
+        )
+
+
+def train(recipe: Recipe, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer, Result]:
+    """Train `recipe`, in `run` where one is given (a run that has checkpoints goes on); return (trainer, result).
+
+    Sample grids are written to the run: the same seeds each time, and where there are classes one picture of each (at
+    most 64).
+    """
+    denoiser = recipe.denoiser()
+    pipeline = recipe.pipeline(denoiser)
+    _check(recipe, pipeline)
+    prompts: Sequence[str | None] = (pipeline.classes or (None,) * 16)[:64]
+    n = 256 if len(pipeline.shape) == 1 else max(1, 16 // len(prompts))
+    asked = list(prompts) if len(pipeline.shape) > 1 else None
+
+    def samples(current: Preconditioned, path: Path) -> None:
+        replace(pipeline, denoiser=current)(asked, n=n).grid().save(path)
+
+    trainer = Trainer(
+        denoiser,
+        recipe.objective,
+        recipe.data,
+        recipe.train,
+        run,
+        samples=None if run is None else samples,
+        quiet=quiet,
+    )
+    return trainer, trainer.train()
+
+
+def recipe_of(run: Run) -> Recipe:
+    """Return the recipe of a run, with the training settings that it was last continued with.
+
+    Raises `CheckpointError` for a run that was not started from a recipe, or whose config.json is damaged.
+    """
+    config = run.config
+    if "recipe" not in config:
+        raise CheckpointError(
+            f"{run.path} was not started from a recipe: resume and load it from Python, as it was made"
+        )
+    try:
+        recipe = from_config(config["recipe"], Recipe)
+        return replace(recipe, train=from_config(config["train"], TrainConfig)) if "train" in config else recipe
+    except (InputError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{run.path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check(recipe: Recipe, pipeline: Pipeline) -> None:
+    """Refuse, before a step is made, a network that does not take the data."""
+    from ..core import Noise
+
+    batch = recipe.data.batch([0], Noise([0]))
+    takes: dict[str, Any] = dict(pipeline.denoiser.cond)
+    if set(takes) != set(batch.cond):
+        raise InputError(
+            f"the data gives the conditions {sorted(batch.cond) or 'none'}, the network takes {sorted(takes) or 'none'}: "
+            "change --net.num_classes or --data.labels"
+        )
+    try:
+        with torch.no_grad():
+            pipeline.denoiser(batch.x0, 0.5, **batch.cond)
+    except RuntimeError as error:
+        shape = tuple(batch.x0.shape[1:])
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the network does not take data of shape {shape}: {reason}; change --net") from error
