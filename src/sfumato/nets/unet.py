@@ -16,9 +16,11 @@ from .blocks.conv import (
     AddTime,
     Attention,
     Downsample,
+    GroupNorm,
     ResBlock,
     TimeInjection,
     Upsample,
+    arranged,
     conv,
     initialised,
     silu,
@@ -129,7 +131,7 @@ class UNet(nn.Module):
             if level > 0:
                 stage["sample"] = Upsample(width)
             self.up.append(stage)
-        self.norm_out = nn.GroupNorm(k.groups, width, k.eps)
+        self.norm_out = GroupNorm(k.groups, width, k.eps)
         self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
 
         # the time projections of all blocks are one matrix: one product a step in place of one a block
@@ -161,7 +163,7 @@ class UNet(nn.Module):
             h = first(h, next(times))
             return rest[0](h) if rest else h
 
-        h = self.conv_in(x)
+        h = arranged(self.conv_in(x))
         skips = [h]
         for stage in self.down:
             for block in stage["blocks"]:
@@ -177,7 +179,7 @@ class UNet(nn.Module):
                 h = run(block, torch.cat((h, skips.pop()), dim=1))
             if "sample" in stage:
                 h = stage["sample"](h, skips[-1].shape[-2:])
-        return self.conv_out(silu(self.norm_out(h)))
+        return self.conv_out(silu(self.norm_out(h))).contiguous()
 
 
 def ddpm_cifar() -> UNetConfig:
