@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("sfumato.cli.demo", "train on real data, sample, measure, and write a report with pictures"),
     "train": ("sfumato.cli.train", "train a recipe, or go on with a run"),
     "sample": ("sfumato.cli.sample", "draw samples from a model"),
+    "evaluate": ("sfumato.cli.evaluate", "measure a model against held-out data"),
     "reproduce": ("sfumato.reproduce.command", "check a published system's claims on this machine"),
     "inspect": ("sfumato.cli.inspect", "say what a model, a run or a picture is"),
     "doctor": ("sfumato.cli.doctor", "check this machine: versions, devices, disk"),

@@ -48,7 +48,6 @@ def examine(out: Path) -> dict[str, Any]:
     import os
     import platform
     import shutil
-    import sys
     from importlib import metadata
 
     from .. import __version__
@@ -62,8 +61,6 @@ def examine(out: Path) -> dict[str, Any]:
             versions[package] = "not installed"
             if package in NEEDED:
                 problems.append(f"{package} is not installed: run the set-up again")
-    if sys.version_info < (3, 11):
-        problems.append("Python 3.11 or newer is needed")
     devices = _devices(problems)
     there = out.absolute()
     while not there.exists():

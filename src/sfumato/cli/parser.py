@@ -37,10 +37,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Return the arguments."""
-        args, unknown = self.parse_known_args(words)
         if self.rest:
-            args.rest = unknown
-        elif unknown:
+            args, args.rest = self.parse_known_args(words)
+            return args
+        args, unknown = self.parse_known_intermixed_args(words)
+        if unknown:
             word = unknown[0]
             if word.startswith("-"):
                 options = [o for o in self._option_string_actions if o.startswith("--")]

@@ -15,7 +15,9 @@ EPILOG = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder that Pipeline.save wrote, or a training run")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="classes, by name or index (default: none)")
+    parser.add_argument(
+        "prompt", metavar="PROMPT", nargs="*", default=[], help="classes, by name or index (default: none)"
+    )
     parser.add_argument("-n", type=int, default=None, help="samples for each prompt (4; 512 for points)")
     parser.add_argument("--seed", type=int, default=0, help="of the first sample; the next has seed + 1 (0)")
     parser.add_argument("--steps", type=int, default=None, help="steps of the grid (the model's default)")

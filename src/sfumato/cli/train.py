@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not resuming and given not in RECIPES:
         from .parser import nearest
 
-        raise Usage(f"there is no recipe {given!r}, and no folder of that name{nearest(given, RECIPES)}")
+        hint = nearest(given, RECIPES)
+        raise Usage(f"there is no recipe {given!r}, and no folder of that name{hint} (it comes before the fields)")
 
     from ..core import to_config
     from ..recipes import RECIPES as TABLE

@@ -1,4 +1,4 @@
-"""Recipes: functions that return the full configuration of a training, which the command line overrides field by field."""
+"""Recipes: functions that return the full configuration of a training, every field of which can be set."""
 
 from __future__ import annotations
 

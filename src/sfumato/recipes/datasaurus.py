@@ -14,7 +14,7 @@ from .recipe import Recipe
 
 
 def datasaurus() -> Recipe:
-    """Return the recipe: width 64, Fourier features of position and time, 50 ancestral steps; about 20 s on one core."""
+    """Return the recipe: width 64, Fourier features of position and time, 50 ancestral steps; 20 s on one core."""
     return Recipe(
         data=Datasaurus(),
         net=MLPConfig(width=64, position=Fourier(count=32), time=Fourier(count=16)),

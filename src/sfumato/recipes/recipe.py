@@ -121,7 +121,7 @@ def _check(recipe: Recipe, pipeline: Pipeline) -> None:
     takes: dict[str, Any] = dict(pipeline.denoiser.cond)
     if set(takes) != set(batch.cond):
         raise InputError(
-            f"the data gives the conditions {sorted(batch.cond) or 'none'}, the network takes {sorted(takes) or 'none'}: "
+            f"the data has the conditions {sorted(batch.cond) or 'none'}, the network {sorted(takes) or 'none'}: "
             "change --net.num_classes or --data.labels"
         )
     try:

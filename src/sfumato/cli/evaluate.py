@@ -1,0 +1,85 @@
+"""`sfumato evaluate`: measure a model against held-out data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = """Measure a model's samples against held-out data.
+
+Each figure says how it was measured; those not measured in the same way refuse to be compared (exit code 2)."""
+EPILOG = """examples:
+  sfumato evaluate runs/digits/20260101-120000-ab12 -n 1000
+  sfumato evaluate my-model --data digits --json > figures.json
+  sfumato evaluate other-model --data digits --against figures.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a training run, or a folder that Pipeline.save wrote")
+    parser.add_argument("-n", type=int, default=1000, help="samples (1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first sample (0)")
+    parser.add_argument("--data", metavar="RECIPE", default=None, help="the recipe whose data to use (the run's own)")
+    parser.add_argument("--against", metavar="JSON", default=None, help="figures of an earlier evaluation")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from ..core import to_config
+    from ..pipeline import load
+    from ..recipes.evaluation import evaluate
+    from .progress import Progress
+
+    earlier = None if args.against is None else figures(Path(args.against))
+    pipe = load(args.model)
+    data = _data(Path(args.model), args.data)
+    with Progress("measuring", 1) as bar:
+
+        def say(what: str, done: int, of: int) -> None:
+            bar.what, bar.total = what, of
+            bar.update(done)
+
+        found = evaluate(pipe, data, args.n, args.seed, say)
+    differences = {}
+    if earlier is not None:
+        differences = {f.name: f - earlier[f.name] for f in found.model if f.name in earlier}
+    if args.json:
+        sides = {side: [to_config(f) for f in getattr(found, side)] for side in ("model", "real")}
+        print(json.dumps({"model_sha256": pipe.sha256(), **sides, "difference": differences}))
+        return 0
+    real = {f.name: f.value for f in found.real}
+    for f in found.model:
+        beside = f"   real data: {real[f.name]:.4g}" if f.name in real else ""
+        change = f"   change: {differences[f.name]:+.4g}" if f.name in differences else ""
+        print(f"{f}{beside}{change}")
+    return 0
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """Return the model's figures, by name, of what `evaluate --json` printed."""
+    from ..core import InputError, from_config
+    from ..measure import Figure
+
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = [from_config(f, Figure) for f in data["model"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} does not hold figures: give what `sfumato evaluate --json` printed") from error
+    return {f.name: f for f in found}
+
+
+def _data(model: Path, recipe: str | None) -> Any:
+    from ..core import InputError, nearest
+    from ..recipes import RECIPES, recipe_of
+    from ..train import Run
+
+    if recipe is not None:
+        if recipe not in RECIPES:
+            raise InputError(f"there is no recipe {recipe!r}{nearest(recipe, RECIPES)}")
+        return RECIPES[recipe]().data
+    if not (model / "checkpoints").is_dir():
+        raise InputError(f"{model} does not say what it was trained on: give --data, one of {', '.join(RECIPES)}")
+    return recipe_of(Run(model)).data
