@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -112,6 +113,12 @@ def test_workers_give_the_same_batches_bit_for_bit(folder, workers):
     assert len(pids) >= workers
     ahead.close()
     assert not alive(pids, 5)
+
+
+def test_a_loader_can_be_sent_to_another_process(folder):
+    # as workers need it where processes are spawned, not forked
+    rows = data.Loader(folder, batch_size=4, seed=1)
+    assert equal(pickle.loads(pickle.dumps(rows)).batch(5), rows.batch(5))
 
 
 def test_a_mistake_in_a_worker_arrives_as_the_same_line(folder):

@@ -129,7 +129,7 @@ class Loader:
             if "Traceback" in str(error) or (type(error) is RuntimeError and "DataLoader worker" not in str(error)):
                 raise
             raise SfumatoError(
-                "a loader worker died (killed from outside, or out of memory); use fewer workers, or 0 to see why"
+                "a loader worker died (killed, or out of memory or shared memory); use fewer workers, or 0 to see why"
             ) from None
         finally:
             close()
