@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import sfumato as sf
 from sfumato.core import InputError, from_config, to_config
 from sfumato.nets.blocks.embedding import Sinusoidal
-from sfumato.nets.blocks.kernels import gated_add, inference, linear_gelu
+from sfumato.nets.blocks.kernels import PackedLinear, gated_add, inference, linear_gelu, packed
 from sfumato.nets.blocks.transformer import patchify, unpatchify
 from sfumato.nets.dit import DiT, DiTConfig, dit_b, dit_l, dit_s, dit_xl
 
@@ -208,10 +208,12 @@ def test_linear_gelu_is_the_tanh_form(dtype):
     u = F.linear(x.double(), w.double(), b.double())
     exact = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
     assert (exact - F.gelu(u)).abs().max() > 1e-4  # the erf form would be seen in single precision
+    layer = torch.nn.Linear(40, 24, dtype=dtype)
+    layer.load_state_dict({"weight": w, "bias": b})
     bar = {torch.float32: 5e-6, torch.bfloat16: 0.05, torch.float64: 1e-12}[dtype]
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            out = linear_gelu(x, w, b)
+            out = linear_gelu(layer, x)
             assert out.dtype == dtype
             assert (out.double() - exact).abs().max() < bar
 
@@ -259,6 +261,31 @@ def test_input_and_weights_are_left_alone():
     assert torch.equal(first, second)
     for before, after in zip(copies, (x, emb, *net.state_dict().values()), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_layers_give_the_same_output(dtype):
+    net = build().to(dtype)
+    x, c, y = inputs()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    fast = packed(net)
+    assert sum(isinstance(m, PackedLinear) for m in fast.modules()) == 3 * 5 + 5
+    assert fast.label is not net.label
+    assert fast.label.table.weight is net.label.table.weight  # shared, not copied
+    with torch.no_grad():
+        expected = net(x.to(dtype), c, y=y)
+        bar = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+        assert (fast(x.to(dtype), c, y=y) - expected).norm() < bar * expected.norm()
+    with pytest.raises(RuntimeError, match="no derivatives"):
+        fast(x.to(dtype), c, y=y)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert not any(isinstance(m, PackedLinear) for m in net.modules())
+
+
+def test_packing_leaves_other_networks_alone():
+    net = TINY.build().double()
+    assert packed(net) is net
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -52,4 +52,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., width] of `x` [..., width]."""
-        return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
+        return self.fc2(linear_gelu(self.fc1, x))
