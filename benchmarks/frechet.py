@@ -17,11 +17,13 @@ import warnings
 import numpy as np
 import torch
 from harness import compare, finish
+from threadpoolctl import threadpool_limits
 
 from sfumato.measure import FeatureSet, Moments, Statistics, frechet_distance
 
 D, ROWS, BATCH = 2048, 10_000, 50
 torch.set_num_threads(1)
+threadpool_limits(1)  # numpy's and scipy's too
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
