@@ -163,7 +163,7 @@ class TestIdentities:
 
 
 @pytest.mark.parametrize("schedule", [VPLinear(), VPCosine()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("n", [3, 10, 40])
+@pytest.mark.parametrize("n", [3, 20])
 class TestVariancesOfDDPM:
     """What the two variances are right for (arXiv 2006.11239, section 3.2), exactly at every number of steps."""
 
@@ -176,7 +176,9 @@ class TestVariancesOfDDPM:
         assert isinstance(schedule, VP)
         grid, point = grids.uniform(schedule, n, end=0.3), Empirical([[0.8]])
         rows = 4000
-        x = sample(point.denoiser(schedule), (rows, 1), solver=DDPM(), grid=grid, seeds=range(rows), dtype=torch.float64)
+        x = sample(
+            point.denoiser(schedule), (rows, 1), solver=DDPM(), grid=grid, seeds=range(rows), dtype=torch.float64
+        )
         alpha, sigma = schedule(0.3)
         assert float(x.mean()) == pytest.approx(0.8 * alpha, abs=4 * sigma / rows**0.5)
         assert float(x.std()) == pytest.approx(sigma, rel=4 / (2 * rows) ** 0.5)
@@ -186,10 +188,10 @@ def test_the_noise_of_a_finer_grid_refines_the_same_sample():
     """One Brownian path: DDPM at n and 2n steps from the same seeds is closer than with other seeds."""
     schedule = VE()
     d = GaussianMixture([[-1.0], [1.0]], [0.1, 0.1]).denoiser(schedule)
-    x = torch.full((400, 1), 1.0, dtype=torch.float64)
+    x = torch.full((100, 1), 1.0, dtype=torch.float64)
     ends = [
         sample(d, solver=DDPM(), grid=grids.log_snr(schedule, n, sigma_max=1.0)[:-1], seeds=seeds, x=x)
-        for n, seeds in ((200, range(400)), (400, range(400)), (400, range(1000, 1400)))
+        for n, seeds in ((100, range(100)), (200, range(100)), (200, range(1000, 1100)))
     ]
     assert (ends[0] - ends[1]).abs().mean() < 0.35 * (ends[2] - ends[1]).abs().mean()
 

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from ..core import InputError, Schedule
-from .exact import ExactDenoiser, draws, float64
+from .exact import ExactDenoiser, draws, float64, total
 from .mixture import GaussianMixture
+
+_CHUNK = 1 << 16  # values of (rows x points x D) at a time
+_TINY = 1e-300  # 2 sigma^2 at sigma = 0: only the nearest point is left
 
 
 class Empirical:
@@ -55,24 +58,40 @@ class Empirical:
 
     def posterior_mean(self, x: Tensor, alpha: Any, sigma: Any, cond: Mapping[str, Tensor]) -> Tensor:
         """Return E[x_0 | x, cond] for x [B, D] = alpha x_0 + sigma eps."""
-        points, y = self.points.flatten(1).to(x.device), cond.get("y")
-        rows = [
-            self._row(points, row.clone(), _at(alpha, i), _at(sigma, i), None if y is None else int(y[i]))
-            for i, row in enumerate(x)
-        ]
-        return torch.stack(rows)
+        points = self.points.flatten(1).T.contiguous().to(x.device)
+        allowed = self._allowed(x, cond.get("y"))
+        # a few rows at a time, so that what they need stays in the caches
+        size = max(1, _CHUNK // points.numel())
+        parts = [slice(i, i + size) for i in range(0, len(x), size)]
+        return torch.cat(
+            [
+                _average(points, x[p], _rows(alpha, p), _rows(sigma, p), None if allowed is None else allowed[p])
+                for p in parts
+            ]
+        )
 
-    def _row(self, points: Tensor, x: Tensor, alpha: float, sigma: float, y: int | None) -> Tensor:
-        # one row at a time: the same shapes, hence the same bits, whatever the batch
-        distance = (x - alpha * points).square_().sum(1)
-        if y is not None and y != self.cond["y"]:
-            distance.masked_fill_((torch.as_tensor(self.labels) != y).to(x.device), math.inf)
-        nearest = distance.min()
-        if not math.isfinite(float(nearest)):
-            raise InputError(f"no point has the label y={y}; the null class is {self.cond.get('y')}")
-        share = torch.exp((nearest - distance) / max(2 * sigma * sigma, 1e-300))
-        return (share / share.sum()) @ points
+    def _allowed(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """Return bool[B, n]: which points belong to the class of each row; None for all."""
+        if y is None or self.labels is None:
+            return None
+        y = y.to(x.device)
+        allowed = (self.labels.to(x.device) == y[:, None]) | (y == self.cond["y"])[:, None]
+        if y.shape != (len(x),) or not bool(allowed.any(-1).all()):
+            raise InputError(f"y must name a class with points, or the null class {self.cond['y']}, for each row")
+        return allowed
 
 
-def _at(value: Any, i: int) -> float:
-    return float(value[i, 0]) if isinstance(value, Tensor) else value
+def _average(points: Tensor, x: Tensor, alpha: Any, sigma: Any, allowed: Tensor | None) -> Tensor:
+    """Return sum_p p softmax(-|x - alpha p|^2 / (2 sigma^2)) for rows x [b, D] and points [D, n]."""
+    scaled = alpha[:, None] * points if isinstance(alpha, Tensor) else alpha * points
+    distance = total((x[:, :, None] - scaled).square_(), dim=1)
+    if allowed is not None:
+        distance = distance.masked_fill(~allowed, math.inf)
+    width = 2 * sigma * sigma
+    width = width.clamp(min=_TINY) if isinstance(width, Tensor) else max(width, _TINY)
+    share = torch.exp((distance.amin(-1, keepdim=True) - distance) / width)
+    return total((share / total(share)[:, None])[:, None, :] * points)
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    return value[rows] if isinstance(value, Tensor) else value

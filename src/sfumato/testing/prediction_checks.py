@@ -94,5 +94,5 @@ def _same_sample(prediction: Prediction, schedule: Schedule) -> tuple[object, st
     ]
     worst = float((ends[0] - ends[1]).abs().max())
     # rounding of the first output is divided by alpha there
-    bar = 1e-13 / min(schedule(float(grid[0]))[0], 0.1) * 10
+    bar = 1e-14 / schedule(float(grid[0]))[0]
     return worst, f"<= {bar:.0e}", worst <= bar
