@@ -11,23 +11,159 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import (  # noqa: F401
-        core,
-        data,
-        guidance,
-        measure,
-        nets,
-        objectives,
-        pipeline,
-        recipes,
-        reproduce,
-        solvers,
-        testing,
-        train,
+    from . import (
+        core as core,
     )
-    from .core import *  # noqa: F403
-    from .core import grids  # noqa: F401
-    from .pipeline import Pipeline, cite, load  # noqa: F401
+    from . import (
+        data as data,
+    )
+    from . import (
+        guidance as guidance,
+    )
+    from . import (
+        measure as measure,
+    )
+    from . import (
+        nets as nets,
+    )
+    from . import (
+        objectives as objectives,
+    )
+    from . import (
+        pipeline as pipeline,
+    )
+    from . import (
+        recipes as recipes,
+    )
+    from . import (
+        reproduce as reproduce,
+    )
+    from . import (
+        solvers as solvers,
+    )
+    from . import (
+        testing as testing,
+    )
+    from . import (
+        train as train,
+    )
+    from .core import (
+        EDM as EDM,
+    )
+    from .core import (
+        VE as VE,
+    )
+    from .core import (
+        VP as VP,
+    )
+    from .core import (
+        X0 as X0,
+    )
+    from .core import (
+        Batch as Batch,
+    )
+    from .core import (
+        CheckpointError as CheckpointError,
+    )
+    from .core import (
+        Denoiser as Denoiser,
+    )
+    from .core import (
+        Diverged as Diverged,
+    )
+    from .core import (
+        Eps as Eps,
+    )
+    from .core import (
+        Flow as Flow,
+    )
+    from .core import (
+        InputError as InputError,
+    )
+    from .core import (
+        Karras as Karras,
+    )
+    from .core import (
+        Noise as Noise,
+    )
+    from .core import (
+        Plain as Plain,
+    )
+    from .core import (
+        Preconditioned as Preconditioned,
+    )
+    from .core import (
+        Prediction as Prediction,
+    )
+    from .core import (
+        Rectified as Rectified,
+    )
+    from .core import (
+        Schedule as Schedule,
+    )
+    from .core import (
+        Score as Score,
+    )
+    from .core import (
+        SfumatoError as SfumatoError,
+    )
+    from .core import (
+        Solver as Solver,
+    )
+    from .core import (
+        Step as Step,
+    )
+    from .core import (
+        SubVP as SubVP,
+    )
+    from .core import (
+        Table as Table,
+    )
+    from .core import (
+        V as V,
+    )
+    from .core import (
+        VPCosine as VPCosine,
+    )
+    from .core import (
+        VPLinear as VPLinear,
+    )
+    from .core import (
+        VPScaledLinear as VPScaledLinear,
+    )
+    from .core import (
+        VPSigmoid as VPSigmoid,
+    )
+    from .core import (
+        ZeroTerminalSNR as ZeroTerminalSNR,
+    )
+    from .core import (
+        evaluations as evaluations,
+    )
+    from .core import (
+        from_config as from_config,
+    )
+    from .core import (
+        grids as grids,
+    )
+    from .core import (
+        register as register,
+    )
+    from .core import (
+        sample as sample,
+    )
+    from .core import (
+        to_config as to_config,
+    )
+    from .pipeline import (
+        Pipeline as Pipeline,
+    )
+    from .pipeline import (
+        cite as cite,
+    )
+    from .pipeline import (
+        load as load,
+    )
 
 _ROOMS = (
     "core",
@@ -84,8 +220,6 @@ _CORE = (
 _PIPELINE = ("Pipeline", "cite", "load")
 _NAMES = {name: "sfumato.core" for name in _CORE} | {name: "sfumato.pipeline" for name in _PIPELINE}
 
-__all__ = [*_ROOMS, *_NAMES, "__version__"]
-
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
@@ -96,4 +230,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*_ROOMS, *_NAMES, "__version__"])

@@ -1,4 +1,4 @@
-"""The denoising objective against closed forms: conversions between predictions, densities, and a Gaussian's own loss."""
+"""The denoising objective against closed forms: conversions, densities, and a Gaussian's own loss."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_weighting_means_the_same_for_every_prediction(weighting):
     x = alpha * x0 + sigma * eps
     values = []
     for p in PREDICTIONS:
-        # the output that p reads as `wrong`: the target of a world in which x_0 were `wrong`
+        # what p reads as `wrong` is the target of a world in which x_0 were `wrong`
         out = p.target(wrong, (x - alpha * wrong) / sigma, alpha, sigma)
         assert torch.allclose(p.to_x0(out, x, alpha, sigma), wrong, atol=1e-10)
         weight = weighting(alpha, sigma, p.gain(alpha, sigma))
@@ -142,10 +142,9 @@ def test_uniform_and_discrete():
 class Linear(nn.Module):
     """A network with a class, whose output shows what it was given."""
 
-    cond = {"y": 3, "size": None}
-
     def __init__(self):
         super().__init__()
+        self.cond = {"y": 3, "size": None}
         self.w = nn.Parameter(torch.ones(1))
 
     def forward(self, x, c_noise, y, size):

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from .errors import InputError, nearest
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T")
 
 REGISTRY: dict[str, type] = {}
 
 
-def register(cls: T) -> T:
+def register(cls: type[T]) -> type[T]:
     """Make a frozen dataclass readable by `from_config` under its own name
     (a second class of that name is an error).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +194,12 @@ def check_cond(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             raise InputError(f"this denoiser takes no condition {key!r}{nearest(key, known)}")
 
 
+@overload
+def per_row(value: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def per_row(value: float, x: Tensor) -> float: ...
+@overload
+def per_row(value: Tensor | float, x: Tensor) -> Tensor | float: ...
 def per_row(value: Tensor | float, x: Tensor) -> Tensor | float:
     """Return `value` [B] shaped [B, 1, ...] in the dtype of `x`, so that it multiplies rows and never columns."""
     if not isinstance(value, Tensor):

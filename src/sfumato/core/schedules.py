@@ -21,7 +21,7 @@ from torch import Tensor
 from .config import register
 from .errors import InputError
 
-Real = TypeVar("Real", float, Tensor)
+Real = TypeVar("Real", bound=float | Tensor)
 
 
 def _ops(value: Any) -> Any:
@@ -49,12 +49,15 @@ class Schedule(ABC):
 
     def lam(self, t: Real) -> Real:
         """Return lambda = ln(alpha / sigma): +inf where sigma = 0, -inf where alpha = 0."""
-        alpha, sigma = self(t)
+        values: tuple[Any, Any] = self(t)
+        alpha, sigma = values
         if isinstance(alpha, Tensor):
-            return torch.log(alpha) - torch.log(sigma)  # type: ignore[return-value]
-        if sigma <= 0.0:
-            return math.inf
-        return math.log(alpha / sigma) if alpha > 0.0 else -math.inf
+            lam: Any = torch.log(alpha) - torch.log(sigma)
+        elif sigma <= 0.0:
+            lam = math.inf
+        else:
+            lam = math.log(alpha / sigma) if alpha > 0.0 else -math.inf
+        return lam
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (d alpha/dt, d sigma/dt) at the float64 tensor `t`, by automatic differentiation."""
@@ -78,12 +81,12 @@ class VP(Schedule):
     def inverse_log_alpha(self, log_alpha: Any) -> Any:
         """Return the t at which ln alpha(t) = `log_alpha`."""
 
-    def __call__(self, t: Real) -> tuple[Real, Real]:
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         f = _ops(t)
         log_alpha = self.log_alpha(t)
         return f.exp(log_alpha), f.sqrt(-f.expm1(2 * log_alpha))
 
-    def inverse(self, lam: Real) -> Real:
+    def inverse(self, lam: Any) -> Any:
         return self.inverse_log_alpha(-0.5 * _softplus(-2 * lam))
 
 
@@ -206,12 +209,12 @@ class SubVP(Schedule):
     def _vp(self) -> VPLinear:
         return VPLinear(beta_min=self.beta_min, beta_max=self.beta_max)
 
-    def __call__(self, t: Real) -> tuple[Real, Real]:
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         f = _ops(t)
         log_alpha = self._vp.log_alpha(t)
         return f.exp(log_alpha), -f.expm1(2 * log_alpha)
 
-    def inverse(self, lam: Real) -> Real:
+    def inverse(self, lam: Any) -> Any:
         # sigma / alpha = (1 - alpha^2) / alpha = 2 sinh(-ln alpha)
         return self._vp.inverse_log_alpha(-_ops(lam).asinh(0.5 * _ops(lam).exp(-lam)))
 
@@ -229,12 +232,12 @@ class VE(Schedule):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
-    def __call__(self, t: Real) -> tuple[Real, Real]:
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         f = _ops(t)
         sigma = self.sigma_min * f.sqrt(f.expm1(2 * math.log(self.sigma_max / self.sigma_min) * t))
         return t * 0 + 1.0, sigma
 
-    def inverse(self, lam: Real) -> Real:
+    def inverse(self, lam: Any) -> Any:
         f = _ops(lam)
         return 0.5 * f.log1p(f.exp(-2 * lam) / self.sigma_min**2) / math.log(self.sigma_max / self.sigma_min)
 
@@ -250,11 +253,11 @@ class Rectified(Schedule):
 
     shift: float = 1.0
 
-    def __call__(self, t: Real) -> tuple[Real, Real]:
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         scale = 1 + (self.shift - 1) * t
         return (1 - t) / scale, self.shift * t / scale
 
-    def inverse(self, lam: Real) -> Real:
+    def inverse(self, lam: Any) -> Any:
         f = _ops(lam)
         u = f.exp(-_softplus(lam))  # 1 / (1 + e^lam)
         return u / (self.shift - (self.shift - 1) * u)
@@ -289,28 +292,28 @@ class Table(Schedule):
     def _nodes(self) -> Tensor:
         return torch.tensor(self._lams, dtype=torch.float64)
 
-    def lam(self, t: Real) -> Real:
+    def lam(self, t: Any) -> Any:
         lams, count = self._lams, len(self._lams)
         if isinstance(t, Tensor):
             nodes = self._nodes.to(t.device)
             place = (t.double() * count - 1).clamp(max=count - 1)
             low = place.floor().clamp(0, count - 2)
             inner = torch.lerp(nodes[low.long()], nodes[low.long() + 1], place - low)
-            return torch.where(place < 0, nodes[0] - torch.log(t * count), inner)  # type: ignore[return-value]
+            return torch.where(place < 0, nodes[0] - torch.log(t * count), inner)
         place = min(t * count - 1, count - 1)
         if place < 0:
             return lams[0] - math.log(t * count) if t > 0 else math.inf
         low = min(int(place), count - 2)
         return lams[low] + (lams[low + 1] - lams[low]) * (place - low)
 
-    def __call__(self, t: Real) -> tuple[Real, Real]:
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         lam, f = self.lam(t), _ops(t)
         return f.exp(-0.5 * _softplus(-2 * lam)), f.exp(-0.5 * _softplus(2 * lam))
 
-    def inverse(self, lam: Real) -> Real:
+    def inverse(self, lam: Any) -> Any:
         lams, count = self._lams, len(self._lams)
         if isinstance(lam, Tensor):
-            return torch.tensor(  # type: ignore[return-value]
+            return torch.tensor(
                 [self.inverse(v) for v in lam.double().flatten().tolist()], dtype=torch.float64, device=lam.device
             ).reshape(lam.shape)
         if lam >= lams[0]:
@@ -341,7 +344,7 @@ class ZeroTerminalSNR(Schedule):
     def _end(self) -> float:
         return self.base(1.0)[0]
 
-    def __call__(self, t: Real) -> tuple[Real, Real]:
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         f = _ops(t)
         alpha, sigma = self.base(t)
         # the end by the same arithmetic as alpha, so that their difference is exactly 0 at t = 1
@@ -350,7 +353,7 @@ class ZeroTerminalSNR(Schedule):
         gap = sigma * sigma / ((1 + alpha) * (1 - end))
         return (alpha - end) / (1 - end), f.sqrt(gap * (2 - gap))
 
-    def inverse(self, lam: Real) -> Real:
+    def inverse(self, lam: Any) -> Any:
         f = _ops(lam)
         alpha = f.exp(-0.5 * _softplus(-2 * lam))
         gap = f.exp(-_softplus(2 * lam)) / (1 + alpha) * (1 - self._end)  # 1 - alpha of the base

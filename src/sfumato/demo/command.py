@@ -53,9 +53,8 @@ def run(args: Namespace) -> int:
         data = load()
         _say("2/4  training the classifier that reads the samples back")
         classifier = fit_classifier(data.train, data.train_y, ClassifierConfig(classes=10), seed=args.seed)
-        _say(
-            f"     it reads {100 * classifier.accuracy(data.held_out, data.held_out_y):.1f} % of the held-out scans right"
-        )
+        read = 100 * classifier.accuracy(data.held_out, data.held_out_y)
+        _say(f"     it reads {read:.1f} % of the held-out scans right")
         _say(f"3/4  drawing {args.samples} samples")
         samples = draw(pipeline, args.samples // 10)
         counts = (*STRIP, pipeline.defaults.steps)

@@ -102,7 +102,9 @@ def score(samples: Tensor, asked: Tensor, data: Data, classifier: Classifier) ->
         rows.append(
             Row(
                 name=name,
-                **c,
+                model=c["model"],
+                perfect=c["perfect"],
+                trivial=c["trivial"],
                 better="lower",
                 explanation=note,
                 bar=f"at most 1.5 times perfect = {1.5 * c['perfect']:.3g}",
@@ -117,9 +119,28 @@ def score(samples: Tensor, asked: Tensor, data: Data, classifier: Classifier) ->
         ("density", density, "higher", "as precision, robust to outliers; 1 is perfect"),
         ("coverage", coverage, "higher", "real scans with a sample nearby"),
     ):
-        rows.append(Row(name=name, **column(metric), better=better, explanation=note))
+        c = column(metric)
+        rows.append(
+            Row(
+                name=name,
+                model=c["model"],
+                perfect=c["perfect"],
+                trivial=c["trivial"],
+                better=better,
+                explanation=note,
+            )
+        )
     logits = {"model": classifier(samples), "perfect": classifier(data.held_out), "trivial": classifier(trivial)}
     scores = {k: float(inception_score(v.softmax(1), splits=1)) for k, v in logits.items()}
-    rows.append(Row(name="inception-like score", **scores, better="higher", explanation="sharp and varied; at most 10"))
+    rows.append(
+        Row(
+            name="inception-like score",
+            model=scores["model"],
+            perfect=scores["perfect"],
+            trivial=scores["trivial"],
+            better="higher",
+            explanation="sharp and varied; at most 10",
+        )
+    )
     near = memorisation(*(x.flatten(1) for x in (samples, data.train, data.held_out)))
     return rows, near

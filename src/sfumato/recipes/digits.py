@@ -30,6 +30,6 @@ def digits() -> Recipe:
             sample_every=500,
         ),
         modality=Pixels(),
-        defaults=Defaults(guidance=1.5),
+        defaults=Defaults(guidance=1.3),
         references=("alpaydin1998digits",),
     )
