@@ -1,12 +1,13 @@
 """The parts of the systems that rest on closed forms: each check is itself checked against something exact."""
 
 import math
+from types import MappingProxyType
 
 import pytest
 import torch
 
 from sfumato.core import VE, Noise, Step, VPLinear, grids, steps
-from sfumato.reproduce import beds, cfg, ddim, ddpm, edm
+from sfumato.reproduce import beds, cfg, datasaurus, ddim, ddpm, edm
 from sfumato.solvers import DDIM
 from sfumato.testing import Gaussian
 
@@ -127,3 +128,57 @@ def test_slope_is_the_order():
 def test_test_bed_has_the_stated_spread():
     assert float(beds.plane().covariance.diagonal().mean().sqrt()) == pytest.approx(1.006, abs=0.001)
     assert VE().sigma_max == 80.0
+
+
+def test_bound_weight_is_the_papers():
+    """w_t = beta_t^2 / (2 v alpha_t (1 - alpha-bar_t)), v = beta_t, of the discrete chain (eq. 12), mean 1."""
+    T = 1000
+    betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
+    kept = torch.cumprod(1 - betas, 0)
+    exact = betas / (2 * (1 - betas) * (1 - kept))
+    exact = exact / exact.mean()
+    t = torch.arange(1, T + 1, dtype=torch.float64) / T
+    alpha, sigma = VPLinear()(t)
+    found = ddpm.BoundWeight(T=T)(alpha, sigma, -sigma / alpha)
+    assert float(found.mean()) == pytest.approx(1.0)
+    # the first few steps of the chain and of its continuous limit differ: beta_1 is 1e-4 in one, 1.1e-4 in the other
+    torch.testing.assert_close(found[10:], exact[10:], rtol=0.12, atol=0)
+
+
+def test_unscaled_shows_the_network_x_itself():
+    x, t = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), 0.5
+    alpha, sigma = VE()(t)
+    assert edm.Unscaled()(t, alpha, sigma) == (1.0, edm.EDM()(t, alpha, sigma)[1])
+    net = torch.nn.Module()
+    net.forward = lambda x, label: x
+    for name in ("x_0, unscaled input", "eps, unscaled input"):
+        prediction, scaling = edm.ABLATION[name]
+        seen = edm.Preconditioned(net, VE(), prediction, scaling).output(x, t)[0]
+        assert torch.equal(seen, x), name
+
+
+def test_datasaurus_schedules_are_the_essays():
+    for stage, last in zip(datasaurus.STAGES, (0.95, 0.95, 0.95, 0.98), strict=True):
+        product = 1.0
+        for i in range(50):
+            product *= 0.9999 + (last - 0.9999) * i / 49
+        assert stage.schedule()(1.0)[0] ** 2 == pytest.approx(product, rel=1e-9)
+    alpha, sigma = datasaurus.STAGES[-1].schedule()(1.0)
+    start = datasaurus.noised(datasaurus.STAGES[-1].schedule(), 0)
+    assert float(start.var()) == pytest.approx(alpha**2 + sigma**2, rel=0.1)
+
+
+def test_datasaurus_sampling_begins_at_unit_noise():
+    seen = []
+
+    class Watching:
+        schedule = datasaurus.STAGES[-1].schedule()
+        cond = MappingProxyType({})
+
+        def __call__(self, x, t):
+            seen.append(float(x.var()))
+            return torch.zeros_like(x)
+
+    datasaurus.samples(Watching(), 0)
+    assert seen[0] == pytest.approx(1.0, abs=0.06)
+    assert len(seen) == 50

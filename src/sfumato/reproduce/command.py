@@ -33,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
         _list(args.out, args.json)
         return 0
     entry = _find(args.name)
+    import torch
+
+    torch.set_num_threads(1)  # tensors of points are slower on two, and the figures must not depend on the machine
     progress = _Progress()
     try:
         report = execute(

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..core import Denoiser, Noise, Solver, Step, grids, sample
+from ..objectives import Simple
 from ..solvers import DDIM, DDPM, DPMpp2M
+from . import pictures
 from .beds import distance, draw, floor, plane, rms, seeds, slope, typical
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
@@ -93,6 +95,23 @@ def run(context: Context) -> Iterator[Measured]:
     tail = [count for count in INVERSION if count >= 50]
     yield Measured("inversion-order", slope(tail, [trips[count][1] for count in tail]), f"over {tail} steps")
     yield Measured("inverted-noise", trips[100][2], f"{trips[10][2]:.2f} with 10 steps")
+    yield from _pictures(context)
+
+
+def _pictures(context: Context) -> Iterator[Measured]:
+    """The model that `ddpm` trains, sampled in 10 of its 1000 steps."""
+    judge = pictures.Judge(context)
+    denoiser = pictures.trained(context, "simple", Simple())
+    y = pictures.labels(judge.n)
+    grid = grids.linspace(denoiser.schedule, 10)
+    scores: dict[str, pictures.Score] = {}
+    for name, solver in {"eta = 0": DDIM(), "eta = 1": DDIM(eta=1.0), "DDPM, beta": DDPM(variance=1.0)}.items():
+        context.progress(f"sampling digits, {name}", None)
+        scores[name] = judge(pictures.draw(denoiser, y, solver, grid, "ddim"), y)
+    told = "; ".join(f"{name}: {score}" for name, score in scores.items())
+    least = scores["eta = 0"].frechet
+    yield Measured("digits", scores["eta = 1"].frechet / least, f"{told}; real scans: {judge.floor}")
+    yield Measured("digits-beta", scores["DDPM, beta"].frechet / least, "as above")
 
 
 def _few_steps(context: Context) -> Iterator[Measured]:
@@ -189,13 +208,30 @@ CLAIMS = (
         low=0.95,
         high=1.05,
     ),
+    Claim(
+        key="digits",
+        says="with few steps the deterministic sampler is better, on a trained model too",
+        reported="FID 13.4 with eta = 0, 41.1 with eta = 1, in 10 steps on CIFAR-10",
+        measure="Fréchet distance with eta = 1 over that with eta = 0, digits, 10 steps",
+        low=1.2,
+    ),
+    Claim(
+        key="digits-beta",
+        says="and DDPM's larger variance is far worse",
+        reported="FID 367",
+        measure="Fréchet distance with variance beta over that with eta = 0, digits, 10 steps",
+        low=2.0,
+    ),
     Claim(key="cifar", says="FID 4.04 on CIFAR-10", reported="4.04", unshown="needs CIFAR-10 on GPUs"),
 )
 
 SYSTEM = System(
     entry=CATALOGUE["ddim"],
     claims=CLAIMS,
-    protocol="DDPM's linear 1000-step schedule; the exact denoiser of three Gaussians in the plane, 4000 points.",
+    protocol=(
+        "DDPM's linear 1000-step schedule; the exact denoiser of three Gaussians in the plane, 4000 points; the model "
+        "of digits that `ddpm` trains, 718 samples."
+    ),
     seed=SEED,
     run=run,
 )

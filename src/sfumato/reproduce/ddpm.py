@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Denoiser, Noise, Table, grids, steps
-from ..solvers import DDPM
+from ..core import Denoiser, Noise, Table, VPLinear, grids, register, steps
+from ..objectives import Simple
+from ..solvers import DDPM, DPMpp2M
+from . import pictures
 from .beds import distance, draw, floor, plane, seeds
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
-from .figures import lines, panels
+from .figures import lines, panels, tiles
 from .runner import Context
 
 SEED = 0
@@ -87,6 +90,29 @@ def sampled(count: int, variance: float, n: int) -> Tensor:
     return draw(plane().denoiser(schedule), n, DDPM(variance=variance), grid, "ddpm", SEED)
 
 
+@register
+@dataclass(frozen=True, kw_only=True)
+class BoundWeight:
+    """The bound's weight of the eps error, beta_t^2 / (2 v alpha_t (1 - alpha-bar_t)) with v = beta_t (eq. 12).
+
+    For beta(t) dt of the linear schedule over `T` steps, divided by its mean over these, so that the learning rate
+    means the same as with the simple weight 1.
+    """
+
+    T: int = 1000
+
+    def raw(self, log_alpha: Tensor, variance: Tensor) -> Tensor:
+        """Return the weight where ln alpha and sigma^2 are given, but for a constant factor."""
+        schedule = VPLinear()
+        t = schedule.inverse_log_alpha(log_alpha)
+        return (schedule.beta_min + t * (schedule.beta_max - schedule.beta_min)) / variance
+
+    def __call__(self, alpha: Tensor, sigma: Tensor, gain: Tensor) -> Tensor:
+        """Return the factors of the output's error, for an output that is eps."""
+        a, s = VPLinear()(torch.arange(1, self.T + 1, dtype=torch.float64) / self.T)
+        return self.raw(alpha.log(), sigma.square()) / self.raw(a.log(), s.square()).mean()
+
+
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
     yield Measured("mean", mean_by_noise(), "every 37th step of 1000")
@@ -99,6 +125,7 @@ def run(context: Context) -> Iterator[Measured]:
     yield Measured("bound", gaps[1000][0], f"nats: {told}")
     yield Measured("bound-steps", min(gaps[a][0] - gaps[b][0] for a, b in pairwise(LENGTHS)), f"nats: {told}")
     yield from _samples(context, gaps)
+    yield from _losses(context)
 
 
 def _samples(context: Context, gaps: dict[int, tuple[float, float, float]]) -> Iterator[Measured]:
@@ -128,6 +155,30 @@ def _samples(context: Context, gaps: dict[int, tuple[float, float, float]]) -> I
         return figure
 
     context.draw("bound_and_steps", paint)
+
+
+def _losses(context: Context) -> Iterator[Measured]:
+    judge = pictures.Judge(context)
+    y = pictures.labels(judge.n)
+    scores: dict[str, pictures.Score] = {}
+    shown: dict[str, Tensor] = {}
+    for name, weighting in (("simple", Simple()), ("weighted", BoundWeight())):
+        denoiser = pictures.trained(context, name, weighting)
+        context.progress(f"sampling digits, {name}", None)
+        grid = grids.log_snr(denoiser.schedule, 20, sigma_min=0.01)
+        shown[name] = pictures.draw(denoiser, y, DPMpp2M(), grid, "ddpm")
+        scores[name] = judge(shown[name], y)
+    told = "; ".join(f"{name}: {score}" for name, score in scores.items())
+    yield Measured("digits", scores["simple"].frechet / judge.floor.frechet, f"{told}; real scans: {judge.floor}")
+    yield Measured("simple-loss", scores["weighted"].frechet / scores["simple"].frechet, "as above")
+
+    def paint() -> Any:
+        figure, axes = panels(1, 2, width=4.4, height=2.6)
+        for axis, (name, x) in zip(axes, shown.items(), strict=True):
+            tiles(axis, x[:50], 10, f"{name} loss, Fréchet distance {scores[name].frechet:.1f}")
+        return figure
+
+    context.draw("digits", paint)
 
 
 CLAIMS = (
@@ -188,7 +239,10 @@ CLAIMS = (
 SYSTEM = System(
     entry=CATALOGUE["ddpm"],
     claims=CLAIMS,
-    protocol="Linear betas; the exact denoiser of three Gaussians in the plane, 4000 points.",
+    protocol=(
+        "Linear betas; the exact denoiser of three Gaussians in the plane, 4000 points. A U-Net of 0.29 M parameters "
+        "on 1437 scans of digits, 1000 steps of 128, average of the weights; 718 samples, DPM-Solver++(2M) in 20 steps."
+    ),
     seed=SEED,
     run=run,
 )

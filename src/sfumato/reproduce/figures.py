@@ -77,3 +77,18 @@ def cloud(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
+
+
+def tiles(axes: Axes, pictures: Any, columns: int, title: str) -> None:
+    """Draw pictures [n, 1, H, W] in [-1, 1] as one sheet of `columns`, dark ink on light paper."""
+    n, _, height, width = pictures.shape
+    rows = -(-n // columns)
+    sheet = pictures.new_full((rows * (height + 1) - 1, columns * (width + 1) - 1), -1.0)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = picture[0]
+    axes.imshow(-sheet, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)

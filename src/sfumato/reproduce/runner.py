@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,40 +39,44 @@ def silent(what: str, share: float | None) -> None:
 class Context:
     """What a running system is given: where its figures go, what it trained before, and whom to tell how far it is.
 
-    `folder` None writes no figures; `fresh` trains again even what is kept.
+    `folder` None writes no figures; `fresh` trains again even what is kept; `quiet` shows no training progress.
     """
 
     folder: Path | None = None
     cache: Path = dataclasses.field(default_factory=cache_folder)
     fresh: bool = False
+    quiet: bool = True
     progress: Progress = silent
     trained: dict[str, float] = dataclasses.field(default_factory=dict)
+    kept: list[str] = dataclasses.field(default_factory=list)
 
     def fitted(self, name: str, config: dict[str, Any], net: nn.Module, fit: Callable[[nn.Module], None]) -> nn.Module:
         """Return `net` after `fit(net)`, or with the weights that an earlier run with the same `config` kept.
 
         `config` is JSON data that says everything the result depends on; the version of the package is added. What is
         trained is kept in `cache`, whole or not at all; a kept file that is damaged is trained again. `trained[name]`
-        becomes the CPU seconds that it took, 0 where it was kept.
+        becomes the CPU seconds that it took, and `kept` gets the name of what an earlier run has trained.
         """
         from .. import __version__
         from ..core.errors import SfumatoError
-        from ..core.weights import read_weights, specs, write_weights
+        from ..core.weights import read_metadata, read_weights, specs, write_weights
 
         text = json.dumps({"name": name, "version": __version__, **config}, sort_keys=True)
         path = self.cache / "reproduce" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         expect = specs(net.state_dict())
         if path.exists() and not self.fresh:
-            with contextlib.suppress(SfumatoError, OSError):
+            with contextlib.suppress(SfumatoError, OSError, KeyError, ValueError):
+                seconds = float(read_metadata(path)["seconds"])
                 net.load_state_dict(read_weights(path, expect))
-                self.trained[name] = 0.0
+                self.trained[name] = seconds
+                self.kept.append(name)
                 return net
         began = time.process_time()
         fit(net)
         self.trained[name] = round(time.process_time() - began, 2)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_weights(path, net.state_dict(), {"config": text})
+            write_weights(path, net.state_dict(), {"config": text, "seconds": f"{self.trained[name]:.2f}"})
         except (OSError, SfumatoError) as error:  # the run goes on: only the next one loses
             self.progress(f"could not keep {name}: {error}", None)
         return net
@@ -102,6 +106,7 @@ class Report:
     seconds: float
     cpu_seconds: float
     trained: dict[str, float]
+    kept: list[str]
     when: str
     folder: str | None = None
 
@@ -130,7 +135,7 @@ def execute(
     Raises `InputError` when that folder cannot be written.
     """
     folder = None if out is None else _new_folder(out / "reproduce" / system.entry.id)
-    context = Context(folder=folder, fresh=fresh, progress=progress)
+    context = Context(folder=folder, fresh=fresh, progress=progress, quiet=progress is silent)
     wall, cpu = time.monotonic(), time.process_time()
     measured: list[Measured] = []
     claims = {claim.key: claim for claim in system.claims}
@@ -149,6 +154,7 @@ def execute(
         seconds=round(time.monotonic() - wall, 1),
         cpu_seconds=round(time.process_time() - cpu, 1),
         trained=context.trained,
+        kept=context.kept,
         when=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         folder=None if folder is None else str(folder),
     )
@@ -186,7 +192,7 @@ def _new_folder(parent: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path) -> Generator[None]:
     """Turn the system's error into one line that names the path and the remedy."""
     try:
         yield

@@ -1,0 +1,41 @@
+"""Every system, run whole: no row may fail. Slow: each trains what it needs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sfumato.reproduce import CATALOGUE, execute
+
+THERE = [entry.id for entry in CATALOGUE.values() if entry.exists]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_the_systems_of_the_ground_floor_are_there():
+    assert {"datasaurus", "ddpm", "ddim", "edm", "cfg"} <= set(THERE)
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_claims_are_well_formed(name):
+    system = CATALOGUE[name].load()
+    assert system.entry is CATALOGUE[name]
+    keys = [claim.key for claim in system.claims]
+    assert len(keys) == len(set(keys))
+    for claim in system.claims:
+        assert claim.says
+        assert claim.unshown or claim.measure, "a bar needs a word on what is measured"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", THERE)
+def test_no_claim_fails(name, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("SFUMATO_CACHE", str(cache))
+    report = execute(CATALOGUE[name].load(), out=tmp_path)
+    assert [f"{row.key}: {row.value} {row.bar}" for row in report.rows if row.status == "fail"] == []
+    folder = Path(report.folder)
+    assert json.loads((folder / "rows.json").read_text())["passed"]
+    assert list(folder.glob("*.png"))
