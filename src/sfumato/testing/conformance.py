@@ -51,6 +51,8 @@ def cases(part: Any = None) -> list[Case]:
 
 
 def _cases(name: str, part: Any, pairs: bool = True) -> Iterator[Case]:
+    if isinstance(part, type):
+        raise InputError(f"a class cannot be checked: give an instance, such as {part.__name__}()")
     if isinstance(part, Schedule):
         yield from schedule_laws(name, part)
         yield from _config(name, part, schedule_effect)
@@ -96,4 +98,4 @@ def _guidance_effect(guided: Any) -> Any:
 
 
 def _name(part: Any) -> str:
-    return type(part).__name__ if not isinstance(part, type) else f"the class {part.__name__} (give an instance)"
+    return getattr(part, "__name__", type(part).__name__)

@@ -17,7 +17,7 @@ from .table import CLASSES, DOT, PICTURES
 
 def run_laws(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]:
     """Yield the checks of a solver's runs on a schedule."""
-    for check in (_one_step, _one_step_inside, _rows_apart, _runs_apart, _counted, _conditions, _start_kept):
+    for check in (_one_step, _one_step_inside, _rows_apart, _runs_apart, _counted, _conditions, _start_kept, _draws):
         title = title_of(check)
         yield Case(f"solver: {title}", name, lambda c=check: c(solver, schedule))
 
@@ -129,3 +129,14 @@ def _start_kept(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     ]
     differing = int((ends[0] != ends[1]).sum()) + int((x != before).sum())
     return differing, "0 values differ", differing == 0
+
+
+def _draws(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
+    """Other seeds from the same start matter exactly when noise is declared."""
+    x, grid = CLASSES.sample(4, 1), grids.uniform(schedule, 5)
+    ends = [
+        sample(CLASSES.denoiser(schedule), solver=solver, grid=grid, seeds=seeds, x=x)
+        for seeds in (range(4), range(9, 13))
+    ]
+    differ = bool((ends[0] != ends[1]).any(1).all()) if solver.stochastic else bool((ends[0] != ends[1]).any())
+    return differ, str(solver.stochastic), differ == solver.stochastic
