@@ -53,16 +53,16 @@ def converted(config: UNetConfig, state: dict[str, Tensor]) -> dict[str, Tensor]
 
     def block(resnet: str, attention: str, target: str) -> None:
         for name in ("norm1", "conv1", "norm2", "conv2"):
-            take(f"{resnet}.{name}", f"{target}.0.{name}")
+            take(f"{resnet}.{name}", f"{target}.res.{name}")
         if f"{resnet}.conv_shortcut.weight" in state:
-            take(f"{resnet}.conv_shortcut", f"{target}.0.shortcut")
+            take(f"{resnet}.conv_shortcut", f"{target}.res.shortcut")
         projections.append({kind: state.pop(f"{resnet}.time_emb_proj.{kind}") for kind in ("weight", "bias")})
         if f"{attention}.to_q.weight" in state:
-            take(f"{attention}.group_norm", f"{target}.1.norm")
-            take(f"{attention}.to_out.0", f"{target}.1.out")
+            take(f"{attention}.group_norm", f"{target}.attention.norm")
+            take(f"{attention}.to_out.0", f"{target}.attention.out")
             for kind in ("weight", "bias"):
                 parts = [state.pop(f"{attention}.to_{name}.{kind}") for name in "qkv"]
-                out[f"{target}.1.qkv.{kind}"] = torch.cat(parts)
+                out[f"{target}.attention.qkv.{kind}"] = torch.cat(parts)
 
     take("time_embedding.linear_1", "noise.mlp.0")
     take("time_embedding.linear_2", "noise.mlp.2")

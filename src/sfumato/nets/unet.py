@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from .blocks.conv import (
     arranged,
     conv,
     initialised,
+    raised,
     silu,
 )
 from .blocks.embedding import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal
@@ -81,6 +83,30 @@ class UNetConfig:
         return UNet(self)
 
 
+class Block(nn.Module):
+    """A residual block, and attention after it where its level has that."""
+
+    def __init__(self, inputs: int, outputs: int, config: UNetConfig, *, attention: bool) -> None:
+        super().__init__()
+        k = config
+        self.res = ResBlock(inputs, outputs, time=k.time, groups=k.groups, eps=k.eps, dropout=k.dropout)
+        self.attention = Attention(outputs, head_width=k.head_width, groups=k.groups, eps=k.eps) if attention else None
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """Return [B, outputs, H, W] of `x` [B, inputs, H, W] and the time vector `e` of the residual block."""
+        h = self.res(x, e)
+        return h if self.attention is None else self.attention(h)
+
+
+class Stage(nn.Module):
+    """The blocks of one level, and what leads to the next: `sample`, None at the end."""
+
+    def __init__(self, blocks: Iterable[Block], sample: Downsample | Upsample | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.sample = sample
+
+
 class UNet(nn.Module):
     """net(x [B, in, H, W], c_noise [B or 1], y=int[B]) -> [B, out, H, W] for any H and W.
 
@@ -100,43 +126,28 @@ class UNet(nn.Module):
                 initialised(layer)
         self.label = None if k.num_classes is None else LabelEmbedding(k.num_classes, dim)
 
-        def block(inputs: int, outputs: int, attention: bool) -> nn.ModuleList:
-            parts: list[nn.Module] = [
-                ResBlock(inputs, outputs, time=k.time, groups=k.groups, eps=k.eps, dropout=k.dropout)
-            ]
-            if attention:
-                parts.append(Attention(outputs, head_width=k.head_width, groups=k.groups, eps=k.eps))
-            return nn.ModuleList(parts)
-
         self.conv_in = conv(k.in_channels, widths[0])
         skips, width = [widths[0]], widths[0]
         self.down = nn.ModuleList()
         for level, outputs in enumerate(widths):
-            stage = nn.ModuleDict({"blocks": nn.ModuleList()})
-            for _ in range(k.layers):
-                cast(nn.ModuleList, stage["blocks"]).append(block(width, outputs, level in k.attention))
-                width = outputs
-                skips.append(width)
-            if level < len(widths) - 1:
-                stage["sample"] = Downsample(width, k.padding)
-                skips.append(width)
-            self.down.append(stage)
-        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+            last = level == len(widths) - 1
+            inputs = [width] + [outputs] * (k.layers - 1)
+            blocks = [Block(i, outputs, k, attention=level in k.attention) for i in inputs]
+            self.down.append(Stage(blocks, None if last else Downsample(outputs, k.padding)))
+            skips += [outputs] * (k.layers + (not last))
+            width = outputs
+        self.middle = nn.ModuleList([Block(width, width, k, attention=True), Block(width, width, k, attention=False)])
         self.up = nn.ModuleList()
         for level, outputs in reversed(list(enumerate(widths))):
-            stage = nn.ModuleDict({"blocks": nn.ModuleList()})
-            for _ in range(k.layers + 1):
-                cast(nn.ModuleList, stage["blocks"]).append(block(width + skips.pop(), outputs, level in k.attention))
-                width = outputs
-            if level > 0:
-                stage["sample"] = Upsample(width)
-            self.up.append(stage)
+            inputs = [h + skips.pop() for h in [width] + [outputs] * k.layers]
+            blocks = [Block(i, outputs, k, attention=level in k.attention) for i in inputs]
+            self.up.append(Stage(blocks, Upsample(outputs) if level > 0 else None))
+            width = outputs
         self.norm_out = GroupNorm(k.groups, width, k.eps)
         self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
 
         # the time projections of all blocks are one matrix: one product a step in place of one a block
-        blocks = [m for m in self.modules() if isinstance(m, ResBlock)]
-        self.splits = [k.time.width(b.conv2.out_channels) for b in blocks]
+        self.splits = [k.time.width(m.conv2.out_channels) for m in self.modules() if isinstance(m, ResBlock)]
         self.time = nn.Linear(dim, sum(self.splits))
         for rows in self.time.weight.detach().split(self.splits):
             nn.init.xavier_uniform_(rows)
@@ -157,29 +168,23 @@ class UNet(nn.Module):
         elif y is not None:
             raise InputError("this U-Net takes no class y: build it with num_classes")
         times = iter(self.time(F.silu(emb)).split(self.splits, dim=1))
-
-        def run(block: nn.Module, h: Tensor) -> Tensor:
-            first, *rest = cast(nn.ModuleList, block)
-            h = first(h, next(times))
-            return rest[0](h) if rest else h
-
         h = arranged(self.conv_in(x))
         skips = [h]
-        for stage in self.down:
-            for block in stage["blocks"]:
-                h = run(block, h)
+        for stage in cast("Iterable[Stage]", self.down):
+            for block in stage.blocks:
+                h = block(h, next(times))
                 skips.append(h)
-            if "sample" in stage:
-                h = stage["sample"](h)
+            if stage.sample is not None:
+                h = stage.sample(h)
                 skips.append(h)
         for block in self.middle:
-            h = run(block, h)
-        for stage in self.up:
-            for block in stage["blocks"]:
-                h = run(block, torch.cat((h, skips.pop()), dim=1))
-            if "sample" in stage:
-                h = stage["sample"](h, skips[-1].shape[-2:])
-        return self.conv_out(silu(self.norm_out(h))).contiguous()
+            h = block(h, next(times))
+        for stage in cast("Iterable[Stage]", self.up):
+            for block in stage.blocks:
+                h = block(torch.cat((h, skips.pop()), dim=1), next(times))
+            if stage.sample is not None:
+                h = stage.sample(h, skips[-1].shape[-2:])
+        return self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()
 
 
 def ddpm_cifar() -> UNetConfig:
