@@ -73,6 +73,7 @@ def main():
     index = 500
     time = (index + 1) / 1000
 
+    @torch.no_grad()
     def prepared(net):
         denoiser = sf.Preconditioned(net, schedule, sf.Eps(), sf.Plain(scale=1000.0, shift=-1.0))
         return sf.core.prepare(sf.guidance.ClassifierFree(denoiser=denoiser, scale=SCALE), [time])
