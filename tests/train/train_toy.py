@@ -73,19 +73,20 @@ def child(path: str, changes: dict[str, Any], pause: float, step: Any, silence: 
     if silence:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     made = trainer(Run(path), **changes)
-    step_of = made._step
+    gradients = made._gradients
 
-    def spoken(batch: Any) -> float:
+    def spoken(batch: Any) -> Tensor:
         step.value = made.state.tally.step
         time.sleep(pause)
-        return step_of(batch)
+        return gradients(batch)
 
-    made._step = spoken  # type: ignore[method-assign]
+    made._gradients = spoken  # type: ignore[method-assign]
     made.train()
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train_toy"])  # PyTorch is imported once, and forked before it has run anything
+# PyTorch is imported once, with what it imports late, and forked before it has run anything
+CONTEXT.set_forkserver_preload(["train_toy", "torch._dynamo", "torch.utils.tensorboard.writer", "pytest", "hypothesis"])
 
 
 class Child:

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
 
 
 @contextlib.contextmanager
-def disk(what: str) -> Iterator[None]:
+def disk(what: str) -> Generator[None, None, None]:
     """Turn what the disk refuses into a one-line `CheckpointError` that begins with "cannot `what`"."""
     try:
         yield
@@ -102,8 +102,8 @@ def verify(path: Path) -> Checkpoint:
         manifest = json.loads((path / MANIFEST).read_text())
         files = dict(manifest["files"])
         for name, promised in files.items():
-            file = path / Path(name).name
-            if not file.is_file():
+            file = path / name
+            if file.parent != path or not file.is_file():
                 raise CheckpointError(f"{path}: {name} is missing")
             if file.stat().st_size != promised["size"]:
                 raise CheckpointError(f"{path}: {name} has {file.stat().st_size} bytes of {promised['size']}")
@@ -135,7 +135,7 @@ def latest(root: Path, say: Callable[[str], None] = print) -> Checkpoint | None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Generator[None, None, None]:
     """Hold `folder` for this process alone; the system lets go of it however the process ends.
 
     Raises `CheckpointError` if another process holds it.

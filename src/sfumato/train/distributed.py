@@ -36,9 +36,13 @@ class World:
         """Return the context of a micro-batch that is not the last: its gradients are not exchanged yet."""
         return contextlib.nullcontext()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of `values` over the processes."""
-        return values
+    def agree(self, loss: Tensor, signal: int) -> tuple[float, int]:
+        """Return the mean loss of the processes, and the signal that any of them was sent (0 for none)."""
+        return float(loss), signal
+
+    def tell(self, text: str) -> str:
+        """Return the `text` of the first process."""
+        return text
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Return all of a tensor of which this process may hold a slice; every process must ask."""

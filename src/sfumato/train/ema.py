@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def label(half_life: float) -> str:
 
 
 @contextlib.contextmanager
-def swapped(net: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def swapped(net: nn.Module, weights: Mapping[str, Tensor]) -> Generator[None, None, None]:
     """Give `net` other values for the parameters named in `weights`, and its own back at the end; nothing is lost."""
     named = dict(net.named_parameters())
     own = {name: named[name].detach().clone() for name in weights}

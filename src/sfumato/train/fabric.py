@@ -41,9 +41,16 @@ class FabricWorld(World):
         """Return the context in which gradients are not exchanged."""
         return self._fabric.no_backward_sync(net)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of `values` over the processes."""
-        return self._fabric.all_reduce(values.clone(), reduce_op="mean")
+    def agree(self, loss: Tensor, signal: int) -> tuple[float, int]:
+        """Return the mean loss of the processes, and the signal that any of them was sent (0 for none)."""
+        losses, signals = self._fabric.all_gather(
+            torch.stack([loss.double(), loss.new_tensor(signal).double()])
+        ).unbind(1)
+        return float(losses.mean()), int(signals.max())
+
+    def tell(self, text: str) -> str:
+        """Return the `text` of the first process."""
+        return self._fabric.broadcast(text)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """Return all of a tensor of which this process may hold a slice."""

@@ -6,11 +6,12 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..core import Batch, Diverged, Noise, Preconditioned, fold
 from ..data import Dataset, Loader
@@ -66,6 +67,8 @@ class Trainer:
         self.denoiser, self.objective, self.dataset, self.config, self.run = denoiser, objective, dataset, config, run
         self.samples, self.quiet = samples, quiet
         self.world = config.parallel.world()
+        if run is not None:
+            run.path = Path(self.world.tell(str(run.path)))
         self.rows = share(config.batch_size, config.accumulation, self.world)
         self.called = self.world.place(denoiser.net)
         self._denoiser = with_net(denoiser, self.called)
@@ -74,7 +77,6 @@ class Trainer:
         self.state = State(denoiser.net, config, self.world)
         self.history: list[dict[str, Any]] = []
         self._metrics: Metrics | None = None
-        self._in_a_row = 0
         self._logged = time.monotonic()
 
     def train(self) -> Result:
@@ -93,10 +95,14 @@ class Trainer:
                 self._stretch(stop, bar)
         tally = self.state.tally
         loss = self.history[-1]["loss"] if self.history else math.nan
-        return Result(tally.step, loss, tally.skipped, tally.rollbacks, time.monotonic() - began)
+        result = Result(tally.step, loss, tally.skipped, tally.rollbacks, time.monotonic() - began)
+        if self._metrics is not None and self.run is not None:
+            line = f"{result.steps} steps of {self.config.batch_size} images, loss {result.loss:.4g}"
+            self.run.summarise(line, result._asdict())
+        return result
 
     @contextlib.contextmanager
-    def ema_weights(self, half_life: float | None = None) -> Iterator[Preconditioned]:
+    def ema_weights(self, half_life: float | None = None) -> Generator[Preconditioned, None, None]:
         """Give the denoiser the EMA's weights (of the longest half-life by default) inside, in evaluation mode."""
         training = self.denoiser.training
         with swapped(self.denoiser.net, self.state.ema.of(half_life)):
@@ -114,6 +120,7 @@ class Trainer:
             stack.enter_context(disk.locked(self.run.path))
             self.run.settle(description(self.denoiser, self.objective, self.dataset, self.config))
         found = disk.latest(self.run.checkpoints, _say)
+        self.world.barrier()  # all have looked before the first one writes
         if found is not None:
             self.state.restore(found)
         if self.world.rank == 0:
@@ -126,23 +133,24 @@ class Trainer:
         """Train until the end, a roll-back or a signal."""
         config, tally = self.config, self.state.tally
         for batch in self._batches():
-            loss = self._step(batch)
+            loss, asked = self.world.agree(self._gradients(batch), stop.signal)
+            self.state.update(loss)
             tally.step += 1
             bar.update(tally.step, loss)
-            if self._in_a_row > config.patience:
+            if tally.in_a_row > config.patience:
                 self._roll_back("the loss or the gradient was not finite")
                 return
             done = tally.step >= config.steps
             if done or tally.step % config.log_every == 0:
                 self._log()
-            if (done or stop.signal or tally.step % config.checkpoint_every == 0) and not self._save():
+            if (done or asked or tally.step % config.checkpoint_every == 0) and not self._save():
                 return
             if done or tally.step % config.sample_every == 0:
                 self._sample()
             if done:
                 return
-            if stop.signal:
-                raise SystemExit(stop.exit_code)
+            if asked:
+                raise SystemExit(128 + asked)
 
     def _batches(self) -> Loader:
         """Return this process's rows of the batches from here on."""
@@ -157,29 +165,26 @@ class Trainer:
             world=world.size,
         )
 
-    def _step(self, batch: Batch) -> float:
-        """Do one optimiser step, or none where something is not finite; return the loss."""
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Leave the gradients of this process's rows in the parameters and return the mean loss."""
         config, tally, world = self.config, self.state.tally, self.world
         draw = fold(config.seed, tally.rollbacks, tally.step)
         first = draw + world.rank * self.rows * config.accumulation
         dtype = DTYPES[config.precision]
-        total = 0.0
+        total = torch.zeros((), device=world.device)
         for part in range(config.accumulation):
             low, high = part * self.rows, (part + 1) * self.rows
             micro = Batch(batch.x0[low:high], {k: v[low:high] for k, v in batch.cond.items()})
+            noise = Noise(range(first + low, first + high))  # row r of the whole batch has the seed draw + r
             _seed_dropout(fold(draw, "dropout", part, world.rank), world.device)
             last = part == config.accumulation - 1
             with contextlib.nullcontext() if last else world.accumulating(self.called):
                 with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-                    losses = self.objective(
-                        self._denoiser, _to(micro, world.device), Noise(range(first + low, first + high))
-                    )
-                    loss = losses.mean() / config.accumulation
+                    losses = self.objective(self._denoiser, _to(micro, world.device), noise)
+                loss = losses.mean() / config.accumulation
                 (loss * tally.scale).backward()
-            total = total + loss.detach()
-        loss = float(world.mean(cast(torch.Tensor, total)))
-        self._in_a_row = 0 if self.state.update(loss) else self._in_a_row + 1
-        return loss
+            total += loss.detach()
+        return total
 
     def _roll_back(self, why: str) -> None:
         """Go back to the last checkpoint with other noise, or give up."""
@@ -195,8 +200,7 @@ class Trainer:
             raise Diverged(f"{why} at step {at}, and there is no checkpoint to go back to; try a lower lr")
         self.state.restore(found)
         tally = self.state.tally
-        tally.skipped, tally.rollbacks = skipped, rollbacks + 1
-        self._in_a_row = 0
+        tally.skipped, tally.in_a_row, tally.rollbacks = skipped, 0, rollbacks + 1
         _say(f"{why} at step {at}: back to step {tally.step} with other noise")
         self.history = [line for line in self.history if line["step"] <= tally.step]
         if self._metrics is not None:

@@ -33,17 +33,30 @@ class Run:
         self.path = Path(path)
         if not self.path.is_dir():
             raise InputError(f"there is no run at {self.path}; give the folder that holds its config.json")
-        self.checkpoints = self.path / "checkpoints"
-        self.samples = self.path / "samples"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of the sample grids."""
+        return self.path / "samples"
 
     @classmethod
     def create(cls, root: str | os.PathLike[str], name: str, recipe: Mapping[str, Any] | None = None) -> Run:
         """Make `root/name/<UTC time>-<4 hex>` and write `recipe` (plain JSON data) into its config.json.
 
+        Of several processes that a launcher started, the first makes it; the others learn its path from the Trainer.
         Raises `InputError` for a name that is not one plain folder name.
         """
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise InputError(f"a run cannot be called {name!r}; use letters, digits, dots, dashes and underscores")
+        if int(os.environ.get("RANK", "0")) > 0:
+            run = cls.__new__(cls)
+            run.path = Path("the run of the first process")
+            return run
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         path = Path(root) / name / f"{now}-{os.urandom(2).hex()}"
         with disk(f"make the run {path}"):
@@ -70,6 +83,11 @@ class Run:
             return dict(json.loads((self.path / "config.json").read_text()))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {self.path / 'config.json'}: {error}") from error
+
+    def summarise(self, line: str, facts: Mapping[str, Any]) -> None:
+        """Write summary.md: `line`, then the `facts` as a table."""
+        rows = "".join(f"| {key} | {value} |\n" for key, value in facts.items())
+        write_text(self.path / "summary.md", f"# {self.path.parent.name}\n\n{line}\n\n| | |\n|---|---|\n{rows}")
 
     def settle(self, parts: Mapping[str, Any]) -> None:
         """Write `parts` into config.json; on a resume compare them with what stands there.

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 
 
@@ -16,11 +16,6 @@ class Stop:
     def __init__(self) -> None:
         self.signal = 0
 
-    @property
-    def exit_code(self) -> int:
-        """143 for SIGTERM, 130 for Ctrl-C, 0 where nobody asked."""
-        return 128 + self.signal if self.signal else 0
-
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Take note of a signal."""
         if self.signal:
@@ -29,7 +24,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[Stop]:
+def stoppable() -> Generator[Stop, None, None]:
     """Catch SIGTERM and SIGINT inside; outside the main thread, where the system allows no handler, catch nothing."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -23,6 +23,7 @@ class Tally:
 
     step: int = 0
     skipped: int = 0  # steps left out because something was not finite
+    in_a_row: int = 0  # of them, without a good one between
     overflows: int = 0  # of fp16: the scale was too large
     rollbacks: int = 0
     scale: float = 1.0  # of the fp16 loss
@@ -54,18 +55,17 @@ class State:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self.optimiser.state[p] = {"step": torch.zeros((), device=p.device), **moments}
 
-    def update(self, loss: float) -> bool:
-        """Clip, step and average with the gradients that are there; False, and nothing, where one is not finite.
+    def update(self, loss: float) -> None:
+        """Clip, step and average with the gradients that are there, or leave the step out where one is not finite.
 
         An fp16 gradient that overflows halves the loss's scale, and 2,000 steps without double it (Micikevicius et al.
-        2017, arXiv 1710.03740, section 3.2); that is counted apart and is True too, unless the scale is down to 1.
+        2017, arXiv 1710.03740, section 3.2); until the scale is down to 1 that is not counted as a failure.
         """
         config, tally, optimiser = self.config, self.tally, self.optimiser
         grads = [p.grad for p in self.trained.values() if p.grad is not None]
         # the one wait for the device in a step: it has little left to do then, and all that follows is decided here
         norm = float(self.world.whole(torch.nn.utils.get_total_norm(grads))) / tally.scale
         good = math.isfinite(loss) and math.isfinite(norm)
-        overflow = math.isfinite(loss) and not good and tally.scale > 1.0
         if good:
             factor = 1.0 if config.clip is None else min(1.0, config.clip / (norm + 1e-6))
             if factor != tally.scale:
@@ -74,17 +74,18 @@ class State:
                 group["lr"] = config.lr * config.rate(tally.step, config.steps)
             optimiser.step()
             self.ema.update(config.batch_size, tally.step * config.batch_size)
+            tally.in_a_row = 0
             tally.loss, tally.norm, tally.count = tally.loss + loss, tally.norm + norm, tally.count + 1
-        elif overflow:
+        elif math.isfinite(loss) and tally.scale > 1.0:
             tally.overflows += 1
             tally.scale, tally.calm = max(1.0, tally.scale / 2), 0
         else:
             tally.skipped += 1
+            tally.in_a_row += 1
         if good and config.precision == "fp16":
             tally.calm += 1
             tally.scale *= 1.0 if tally.calm % 2000 else 2.0
         optimiser.zero_grad(set_to_none=True)
-        return good or overflow
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the live tensors, as a checkpoint's files name them."""
