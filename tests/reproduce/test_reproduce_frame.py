@@ -12,6 +12,7 @@ import pytest
 from torch import nn
 
 import sfumato.reproduce.command as command
+from sfumato.cli import main
 from sfumato.core import InputError
 from sfumato.reproduce import CATALOGUE, Claim, Context, Entry, Measured, System, execute, last_report
 
@@ -119,6 +120,13 @@ def test_unknown_names_name_the_nearest():
     assert caught.value.exit_code == 2
     with pytest.raises(InputError, match="not reproduced yet"):
         command.run(arguments("nightshade"))
+
+
+def test_the_command_line_says_it_in_one_line(capsys):
+    assert main(["reproduce", "datasaurs"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "did you mean 'datasaurus'" in told
 
 
 def test_list_shows_every_system_with_its_last_result(monkeypatch, tmp_path, capsys):

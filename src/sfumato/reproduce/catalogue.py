@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A published system: the id that `sfumato reproduce` takes, and its paper; `arxiv` is "" where there is none."""
+    """A published system: the id that `sfumato reproduce` takes, and its paper; `arxiv` is "" where there is none.
+
+    `title` is the paper's, shortened where it is long.
+    """
 
     id: str
     year: int
@@ -37,7 +40,7 @@ class Entry:
 
 GROUPS: dict[str, tuple[Entry, ...]] = {
     "Foundations": (
-        Entry("datasaurus", 2020, "2006.10739", "Fourier features let networks learn high frequency functions"),
+        Entry("datasaurus", 2020, "2006.10739", "The Datasaurus: a DDPM of 142 points, with Fourier features"),
         Entry("ddpm", 2020, "2006.11239", "Denoising diffusion probabilistic models"),
         Entry("improved-ddpm", 2021, "2102.09672", "Improved denoising diffusion probabilistic models"),
         Entry("adm", 2021, "2105.05233", "Diffusion models beat GANs on image synthesis"),

@@ -129,21 +129,24 @@ def _paint(shown: dict[str, Tensor], near: dict[str, list[float]], far: dict[str
     for axis, (name, points), colour in zip(axes, shown.items(), COLOURS, strict=False):
         cloud(axis, points, name, colour=colour, size=3.0)
         axis.scatter(*data().T, s=3.0, color=INK, linewidths=0)
-        axis.set_xlabel(f"to the nearest point {fmean(near[name]):.3f}\nsliced Wasserstein {fmean(far[name]):.3f}")
-    cloud(axes[4], data(), "the 142 points", colour=INK, size=6.0)
+        axis.set_xlabel(
+            loc="left",
+            xlabel=f"to the nearest point {fmean(near[name]):.3f}\nsliced Wasserstein {fmean(far[name]):.3f}",
+        )
+    cloud(axes[4], data(), "the 142 points", colour=INK, size=7.0, alpha=1.0)
     t = list(range(T + 1))
     kept = {stage.last: [1.0, *stage.schedule().alphas_cumprod] for stage in STAGES}
     for (last, values), colour in zip(kept.items(), (COLOURS[2], COLOURS[3]), strict=True):
         axes[5].plot(t, values, color=colour)
-        axes[5].annotate(f"to {last}", (t[-1], values[-1]), xytext=(-4, 6), textcoords="offset points", ha="right")
-    axes[5].set_title("signal left, by schedule")
+        axes[5].text(t[-1] - 11, values[-12] + 0.06, f"to {last}", color=colour)
+    axes[5].set_title("signal left", loc="left", fontsize=11)
     axes[5].set_xlabel("step")
     axes[5].set_ylim(0, 1.02)
     for axis, values, title in ((axes[6], near, "to the nearest point"), (axes[7], far, "sliced Wasserstein")):
         for i, (row, colour) in enumerate(zip(values.values(), COLOURS, strict=False)):
             axis.bar(i, fmean(row), color=colour, width=0.7)
             axis.plot([i] * len(row), row, "o", color=INK, markersize=2.5)
-        axis.set_title(title)
+        axis.set_title(title, loc="left", fontsize=11)
         axis.set_xticks(range(len(values)), ["none", "linear", "Fourier", "adjusted"])
         axis.grid(False, axis="x")
     return figure

@@ -54,7 +54,7 @@ def lines(
     """Draw named curves of (x, y); `log` names the logarithmic axes ("x", "y", "xy")."""
     for (name, (x, y)), colour in zip(curves.items(), COLOURS, strict=False):
         axes.plot(x, y, "o-", label=name, color=colour)
-    axes.set_title(title)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     if "x" in log:
@@ -62,21 +62,26 @@ def lines(
     if "y" in log:
         axes.set_yscale("log")
     if len(curves) > 1:
-        axes.legend()
+        axes.legend(frameon=False, fontsize=8.5)
 
 
 def cloud(
-    axes: Axes, points: Any, title: str, *, colour: str = COLOURS[0], size: float = 4.0, span: float = 2.4
+    axes: Axes,
+    points: Any,
+    title: str,
+    *,
+    colour: str = COLOURS[0],
+    size: float = 4.0,
+    span: float = 2.4,
+    alpha: float = 0.55,
 ) -> None:
     """Draw points in the plane, square and without ticks."""
-    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.55, linewidths=0)
-    axes.set_title(title)
+    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=alpha, linewidths=0)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlim(-span, span)
     axes.set_ylim(-span, span)
     axes.set_aspect("equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
+    _bare(axes)
 
 
 def tiles(axes: Axes, pictures: Any, columns: int, title: str) -> None:
@@ -88,7 +93,13 @@ def tiles(axes: Axes, pictures: Any, columns: int, title: str) -> None:
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = picture[0]
     axes.imshow(-sheet, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
-    axes.set_title(title)
+    axes.set_title(title, loc="left", fontsize=11)
+    _bare(axes)
+
+
+def _bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
