@@ -100,6 +100,19 @@ def test_dead_and_dependent_features_are_exact():
     assert frechet_distance(*half).value == pytest.approx(want, rel=1e-9)
 
 
+@pytest.mark.parametrize("sides", [("samples",), ("reference",), ("samples", "reference")])
+def test_a_plane_in_a_large_space_is_exact_to_rounding(sides):
+    # 190 of 200 eigenvalues are zero: a root of each rounded one would leave 1e-8
+    x, y = _normal(500, 200, 0), _normal(400, 200, 1)
+    plane = _orthogonal(200, 2)[:10]
+    x = x @ plane.T @ plane if "samples" in sides else x
+    y = y @ plane.T @ plane if "reference" in sides else y
+    xc, yc = (x - x.mean(0)) / 499**0.5, (y - y.mean(0)) / 399**0.5
+    want = (x.mean(0) - y.mean(0)).square().sum() + xc.square().sum() + yc.square().sum()
+    want -= 2 * torch.linalg.svdvals(xc @ yc.T).sum()
+    assert frechet_distance(x, y).value == pytest.approx(float(want), rel=1e-11)
+
+
 def test_nearly_singular_covariances_lose_nothing():
     # a condition number of 1e14 in each, and the large axes of one are the small axes of the other
     q = _orthogonal(40, 0)

@@ -45,7 +45,7 @@ def trace_root(x: FeatureSet, reference: FeatureSet) -> float:
         values = torch.linalg.eigvalsh(_congruent(x.moments.covariance, factor))
         slack = torch.finfo(dtype).eps * values[-1]
         roots = values.clamp(min=0).sqrt()
-        doubt = torch.minimum(slack.sqrt().expand_as(roots), slack / (2 * roots)).square().sum().sqrt()
+        doubt = torch.minimum(slack.sqrt().expand_as(roots), slack / (2 * roots)).sum()
         scale = x.moments.covariance.trace() + reference.moments.covariance.trace()
         if doubt <= _LOST[dtype] * scale:
             return float(roots.sum())
@@ -63,7 +63,6 @@ def _range_factor(s: FeatureSet) -> Tensor:
     """Return F [d, rank] with F F^T = S, from the eigenvalues that stand above rounding (d eps times the largest)."""
     values, vectors = torch.linalg.eigh(s.moments.covariance)
     kept = values > values[-1] * len(values) * _EPS
-    kept[: max(0, s.d - s.n + 1)] = False  # n rows span at most n - 1 directions about their mean
     return vectors[:, kept] * values[kept].sqrt()
 
 
