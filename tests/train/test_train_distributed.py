@@ -29,7 +29,7 @@ def test_two_processes_train_the_model_of_one_and_one_process_takes_over(tmp_pat
     subprocess.run(
         [*launcher, __file__, str(tmp_path)],
         check=True,
-        timeout=120,
+        timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     for kind in PARALLEL:
