@@ -13,7 +13,7 @@ EPILOG = "example: sfumato demo --seed 1"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--steps", type=int, default=1000, help="training steps (default 1000: about a minute)")
+    parser.add_argument("--steps", type=int, default=800, help="training steps (default 800: about a minute)")
     parser.add_argument("--samples", type=int, default=2000, help="samples that are measured (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the training and the classifier (default 0)")
     parser.add_argument("--out", default="runs", help="where runs are kept (default runs); nothing is overwritten")

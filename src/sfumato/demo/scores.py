@@ -77,7 +77,9 @@ def score(samples: Tensor, asked: Tensor, data: Data, classifier: Classifier) ->
         sums = {"model": 0.0, "perfect": 0.0, "trivial": 0.0}
         for seed in range(SPLITS):
             half, reference = real.halves(seed)
-            drawn = {k: s.halves(seed, min(half.n, s.n // 2))[0] for k, s in sets.items()} | {"perfect": half}
+            n = min(half.n, len(samples) // 2)
+            drawn = {name: side.halves(seed, n)[0] for name, side in sets.items()}
+            drawn["perfect"] = half.select(range(n))
             for name, side in drawn.items():
                 sums[name] += float(metric(side, reference)) / SPLITS
         return sums
