@@ -2,8 +2,7 @@
 
 Peers, for the same work on the same weights, data order aside:
 - diffusers' way (its train_unconditional script): DDPMScheduler.add_noise, AdamW, clip_grad_norm_, and its EMAModel;
-- smalldiffusion's way: its loop's generate_train_sample (a sigma drawn from the schedule for each row), loss in sigma
-  space, Adam, its EMA-free loop with the same average kept by torch's AveragedModel.
+- smalldiffusion's way: a sigma from its table for each row, Adam, and an average kept by PyTorch's AveragedModel.
 
 Run: python benchmarks/train_toy.py
 """
@@ -54,11 +53,11 @@ def optimiser_and_average() -> None:
         steps=1 << 20, batch_size=16, lr=1e-4, ema=(16 / -torch.log2(torch.tensor(0.9999)).item(),), ema_ramp=None
     )
     state = State(mine, settings, World())
-    grads = gradients(theirs)
+    grads = {theirs: gradients(theirs), mine: gradients(mine)}
 
     def put(net: nn.Module) -> None:
-        for p, g in zip(net.parameters(), grads, strict=True):
-            p.grad = g.clone()
+        for p, g in zip(net.parameters(), grads[net], strict=True):
+            p.grad = g  # clipping scales it in place, the same for both
 
     def peer() -> None:
         for _ in range(5):
@@ -75,7 +74,9 @@ def optimiser_and_average() -> None:
             state.tally.step += 1
 
     def error() -> float:
-        return max(float((a - b).abs().max()) for a, b in zip(theirs.parameters(), mine.parameters(), strict=True))
+        return max(
+            float((a - b).detach().abs().max()) for a, b in zip(theirs.parameters(), mine.parameters(), strict=True)
+        )
 
     compare("P10 clip + AdamW + EMA, 9 M parameters", peer=peer, ours=ours, floor=1.8, goal=2.2, error=error, bar=1e-5)
 

@@ -18,7 +18,7 @@ from ..data import Dataset, Loader
 from ..objectives import Objective
 from . import checkpoint as disk
 from .config import DTYPES, TrainConfig
-from .distributed import share, with_net
+from .distributed import FSDP, share, with_net
 from .ema import swapped
 from .progress import Progress, Silent, progress
 from .runs import Metrics, Run, description
@@ -243,8 +243,10 @@ class Trainer:
             self._metrics.write(line)
 
     def _sample(self) -> None:
-        """Let the caller draw samples with the averaged weights."""
+        """Let the caller draw samples with the averaged weights; sliced ones would need every process."""
         if self.samples is None or self.run is None or self.world.rank != 0:
+            return
+        if self.world.size > 1 and isinstance(self.config.parallel, FSDP):
             return
         average = self.ema_weights() if self.config.ema else contextlib.nullcontext(self.denoiser)
         with average as denoiser, torch.no_grad():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from ..core import CheckpointError
 from ..core.weights import specs
@@ -41,19 +42,11 @@ class State:
         self.tally = Tally(scale=65536.0 if config.precision == "fp16" else 1.0)
         self.ema = EMA(net, config.ema, config.ema_ramp)
         self.trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(
-            self.trained.values(),
-            lr=config.lr,
-            betas=config.optimiser.betas,
-            eps=config.optimiser.eps,
-            weight_decay=config.optimiser.weight_decay,
-            fused=True,
-        )
-        for (
-            p
-        ) in self.trained.values():  # what AdamW would make at its first step, so that it has a place to be loaded to
-            moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            self.optimiser.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+        # one list for each moment; the functional form takes them as they are, and costs half of the object's step
+        self.moments = {
+            name: {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p), "step": _zero(p)}
+            for name, p in self.trained.items()
+        }
 
     def update(self, loss: float) -> None:
         """Clip, step and average with the gradients that are there, or leave the step out where one is not finite.
@@ -61,8 +54,9 @@ class State:
         An fp16 gradient that overflows halves the loss's scale, and 2,000 steps without double it (Micikevicius et al.
         2017, arXiv 1710.03740, section 3.2); until the scale is down to 1 that is not counted as a failure.
         """
-        config, tally, optimiser = self.config, self.tally, self.optimiser
-        grads = [p.grad for p in self.trained.values() if p.grad is not None]
+        config, tally, law = self.config, self.tally, self.config.optimiser
+        live = [(p, self.moments[name]) for name, p in self.trained.items() if p.grad is not None]
+        params, grads = [p for p, _ in live], [cast(Tensor, p.grad) for p, _ in live]
         # the one wait for the device in a step: it has little left to do then, and all that follows is decided here
         norm = float(self.world.whole(torch.nn.utils.get_total_norm(grads))) / tally.scale
         good = math.isfinite(loss) and math.isfinite(norm)
@@ -70,9 +64,22 @@ class State:
             factor = 1.0 if config.clip is None else min(1.0, config.clip / (norm + 1e-6))
             if factor != tally.scale:
                 torch._foreach_mul_(grads, factor / tally.scale)  # pyright: ignore[reportPrivateImportUsage]
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * config.rate(tally.step, config.steps)
-            optimiser.step()
+            with torch.no_grad():
+                adamw(
+                    params,
+                    grads,
+                    *([m[key] for _, m in live] for key in ("exp_avg", "exp_avg_sq")),
+                    [],
+                    [m["step"] for _, m in live],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=law.betas[0],
+                    beta2=law.betas[1],
+                    lr=config.lr * config.rate(tally.step, config.steps),
+                    weight_decay=law.weight_decay,
+                    eps=law.eps,
+                    maximize=False,
+                )
             self.ema.update(config.batch_size, tally.step * config.batch_size)
             tally.in_a_row = 0
             tally.loss, tally.norm, tally.count = tally.loss + loss, tally.norm + norm, tally.count + 1
@@ -85,11 +92,12 @@ class State:
         if good and config.precision == "fp16":
             tally.calm += 1
             tally.scale *= 1.0 if tally.calm % 2000 else 2.0
-        optimiser.zero_grad(set_to_none=True)
+        for p in params:
+            p.grad = None
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the live tensors, as a checkpoint's files name them."""
-        optim = {f"{key}/{n}": t for n, p in self.trained.items() for key, t in self.optimiser.state[p].items()}
+        optim = {f"{key}/{name}": t for name, moments in self.moments.items() for key, t in moments.items()}
         return {"model": dict(self.net.state_dict()), "ema": self.ema.state(), "optim": optim}
 
     def whole(self) -> dict[str, dict[str, Tensor]]:
@@ -110,6 +118,11 @@ class State:
         if set(checkpoint.state) != {f.name for f in fields(Tally)}:
             raise CheckpointError(f"{checkpoint.path}: state.json does not hold what this version writes")
         self.tally = Tally(**checkpoint.state)
+
+
+def _zero(p: Tensor) -> Tensor:
+    """Return AdamW's count of steps for a parameter: float32, where the parameter is."""
+    return torch.zeros((), device=p.device)
 
 
 def finite(parts: dict[str, dict[str, Tensor]]) -> str | None:
