@@ -36,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
     earlier = None if args.against is None else figures(Path(args.against))
     pipe = load(args.model)
     data = _data(Path(args.model), args.data)
-    with Progress("measuring", 1) as bar:
+    with Progress("sampling", args.n) as bar:
 
         def say(what: str, done: int, of: int) -> None:
-            bar.what, bar.total = what, of
+            bar.stage(what, of)
             bar.update(done)
 
         found = evaluate(pipe, data, args.n, args.seed, say)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .parser import Parser, Usage
@@ -66,15 +68,28 @@ def run(args: argparse.Namespace) -> int:
     for path, old, new in changes(base, recipe):
         print(f"{path}: {old} -> {new}", file=sys.stderr)
     if folder is None:
-        folder = Run.create(args.out, args.name or given, to_config(recipe))
+        folder = Run(shared(lambda: str(Run.create(args.out, args.name or given, to_config(recipe)).path)))
     print(f"run: {folder.path}", file=sys.stderr)
     trainer, result = train(recipe, folder, quiet=args.quiet)
-    again = f"sfumato sample {folder.path}"
-    if args.json:
-        print(json.dumps({"run": str(folder.path), **result._asdict()}))
-    elif trainer.world.rank == 0:
-        print(f"trained {result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}; now try\n  {again}")
+    if trainer.world.rank == 0:
+        done = f"trained {result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}; now try"
+        facts = {"run": str(folder.path), **result._asdict()}
+        print(json.dumps(facts) if args.json else f"{done}\n  sfumato sample {folder.path}")
     return 0
+
+
+def shared(make: Callable[[], str]) -> str:
+    """Return what `make` gives in the first of the processes that torchrun started: they share one run."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return make()
+    from torch.distributed import TCPStore
+
+    # torchrun's own store, which all of its processes can reach before they form a group
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"sfumato/run/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if os.environ["RANK"] == "0":
+        store.set(key, make())
+    return store.get(key).decode()
 
 
 def _line(path: str, value: object) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from .. import __version__
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
@@ -29,8 +30,26 @@ from .pipeline import Pipeline
 FORMAT = 1
 CONFIG, WEIGHTS = "sfumato.json", "model.safetensors"
 MAX_CONFIG = 1 << 20  # bytes
+MAX_NUMBER = 1 << 22  # of layers, channels, classes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+_INITIALISERS = frozenset(
+    f"{name}_"
+    for name in [
+        "normal",
+        "uniform",
+        "trunc_normal",
+        "zero",
+        "fill",
+        "mul",
+        "add",
+        "clamp",
+        "erfinv",
+        "copy",
+        "bernoulli",
+        "random",
+    ]
+)
 _KEYS = ("format_version", "sfumato", "dtype", "denoiser", "shape", "classes", "modality", "defaults", "references")
 
 
@@ -47,6 +66,7 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     if name is None:
         raise InputError(f"weights of {dtype} cannot be written; use {', '.join(_DTYPES)}")
     state = net.state_dict()
+    _bounded(config["denoiser"]["net"])
     if specs(empty(from_config(config["denoiser"]["net"]), dtype).state_dict()) != specs(state):
         raise InputError(f"the weights of this {type(net).__name__} are not those that its `config` builds in {name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -57,7 +77,7 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
         aside.mkdir(parents=True)
         write_weights(aside / WEIGHTS, state, {"format": "pt", "sfumato": __version__})
         with open(aside / CONFIG, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
+            json.dump(document, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         sync(aside)
@@ -86,29 +106,34 @@ def load(path: str | Path) -> Pipeline:
     raise InputError(_refusal(path))
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Skips what gives values to tensors that have none; on the meta device `normal_` alone imports 800 modules."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _INITIALISERS and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def empty(config: Any, dtype: torch.dtype) -> nn.Module:
     """Return the network of a configuration without memory for its weights, and without initialising them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         return config.build().to(dtype)
 
 
-def assemble(denoiser: dict[str, Any], dtype: torch.dtype, weights: Path, where: str) -> Preconditioned:
-    """Return the denoiser of a configuration with the tensors of `weights`, which must be exactly the network's."""
-    _exact(denoiser, ("net", "schedule", "prediction", "scaling"), f"{where}: denoiser")
-    schedule = from_config(denoiser["schedule"], Schedule)
-    prediction = from_config(denoiser["prediction"], Prediction)
-    scaling = from_config(denoiser["scaling"], Scaling)
-    config = from_config(denoiser["net"])
+def described(data: Any, dtype: torch.dtype, most: int) -> Preconditioned:
+    """Return the denoiser of a configuration, without its weights; `most` is how many tensors it may ask for."""
+    _exact(data, ("net", "schedule", "prediction", "scaling"), "denoiser")
+    _bounded(data["net"])
+    config = from_config(data["net"])
     if not callable(getattr(config, "build", None)):
-        raise InputError(f"kind {denoiser['net']['kind']!r} is not a network; give the kind of one")
-    found, _ = check_header(weights)
-    with at_most(len(found)):
+        raise InputError(f"kind {data['net']['kind']!r} is not a network; give the kind of one")
+    schedule = from_config(data["schedule"], Schedule)
+    prediction = from_config(data["prediction"], Prediction)
+    scaling = from_config(data["scaling"], Scaling)
+    with at_most(most):
         net = empty(config, dtype)
-    expected = net.state_dict()
-    net.load_state_dict(read_weights(weights, specs(expected)), assign=True)
-    if any(t.is_meta for t in (*net.parameters(), *net.buffers())):
-        raise CheckpointError(f"{weights} does not hold all that {type(net).__name__} needs")
-    return Preconditioned(net.eval(), schedule, prediction, scaling)
+    return Preconditioned(net, schedule, prediction, scaling)
 
 
 @contextmanager
@@ -168,16 +193,38 @@ def _read(folder: Path) -> Pipeline:
         for name, value in (("classes", [] if classes is None else classes), ("references", references)):
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
                 raise InputError(f"{name} must be a list of texts")
-        return Pipeline(
-            denoiser=assemble(data["denoiser"], dtype, folder / WEIGHTS, "it"),
+        pipeline = Pipeline(
+            denoiser=described(data["denoiser"], dtype, len(check_header(folder / WEIGHTS)[0])),
             shape=tuple(shape),
             classes=None if classes is None else tuple(classes),
             modality=from_config(data["modality"], Modality),
             defaults=from_config(data["defaults"], Defaults),
             references=tuple(references),
         )
+        net = pipeline.denoiser.net
+        fill(pipeline.denoiser, read_weights(folder / WEIGHTS, specs(net.state_dict())))
     except (InputError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{file}: {' '.join(str(error).split())[:300]}") from error
+    return pipeline
+
+
+def fill(denoiser: Preconditioned, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give a `described` denoiser its weights, without copying them, and switch it to evaluation."""
+    denoiser.net.load_state_dict(weights, assign=True)
+    if missing := [name for name, t in denoiser.net.named_buffers() if t.is_meta]:
+        raise CheckpointError(f"{type(denoiser.net).__name__} needs {missing[0]!r}, which it does not save")
+    denoiser.eval()
+
+
+def _bounded(data: Any) -> None:
+    """Refuse whole numbers that no network has: a list of 10^9 layers fills the memory before a weight is made."""
+    if isinstance(data, dict):
+        data = list(data.values())
+    if isinstance(data, list):
+        for value in data:
+            _bounded(value)
+    elif isinstance(data, int) and abs(data) > MAX_NUMBER:
+        raise InputError(f"the network's configuration holds {data!r:.40}, more than {MAX_NUMBER}")
 
 
 def _exact(data: Any, keys: tuple[str, ...], where: str) -> None:

@@ -100,7 +100,7 @@ def encode_png(image: Image, settings: Settings | None) -> bytes:
     info.add_itxt("XML:com.adobe.xmp", _XMP)
     if settings is not None:
         info.add_text("parameters", parameters(settings, image.size))
-        info.add_text(CHUNK, json.dumps(asdict(settings), allow_nan=False))
+        info.add_text(CHUNK, json.dumps(asdict(settings)))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()

@@ -96,7 +96,7 @@ class Pipeline:
         times = grid_of(grid, self.denoiser.schedule, steps, self.defaults.steps)
         given = guidance is not None
         scale = float(guidance) if guidance is not None else self.defaults.guidance
-        asked = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+        asked = [prompt] if prompt is None or isinstance(prompt, (str, int)) else list(prompt)
         _checked(n=n, seed=seed, prompts=len(asked))
         labels = [self._label(p) for p in asked]
         if labels == [None] * len(labels) and not given:
@@ -201,7 +201,13 @@ class Pipeline:
 
     def _identity(self) -> dict[str, Any]:
         """Return the part of the configuration that decides the samples, as it reads back (1 where a float is 1.0)."""
-        config = self.config()
+        try:
+            config = self.config()
+        except InputError:  # a network or a part of one's own that is not registered: what it prints stands for it
+            d = self.denoiser
+            return {
+                "parts": repr((d.net, d.schedule, d.prediction, d.scaling, self.modality, self.shape, self.classes))
+            }
         parts = {**config["denoiser"], "modality": config["modality"]}
         read = {key: to_config(from_config(value)) for key, value in parts.items()}
         return read | {key: config[key] for key in ("shape", "classes")}

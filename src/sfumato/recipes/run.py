@@ -10,7 +10,7 @@ import torch
 from ..core import CheckpointError, Preconditioned
 from ..core.weights import specs
 from ..pipeline import Pipeline
-from ..pipeline.folder import empty
+from ..pipeline.folder import empty, fill
 from ..train import Run, latest_checkpoint
 from .recipe import recipe_of
 
@@ -34,5 +34,6 @@ def pipeline_of_run(path: str | Path) -> Pipeline:
         averages = found.read("ema", names)
         longest = f"{max(recipe.train.ema):g}"
         weights |= {n: averages[f"{longest}/{n}"] for n in named}
-    net.load_state_dict(weights, assign=True)
-    return recipe.pipeline(Preconditioned(net.eval(), recipe.schedule, recipe.prediction, recipe.scaling))
+    denoiser = Preconditioned(net, recipe.schedule, recipe.prediction, recipe.scaling)
+    fill(denoiser, weights)
+    return recipe.pipeline(denoiser)
