@@ -241,7 +241,7 @@ SYSTEM = System(
     claims=CLAIMS,
     protocol=(
         "Linear betas; the exact denoiser of three Gaussians in the plane, 4000 points. A U-Net of 0.29 M parameters "
-        "on 1437 scans of digits, 1000 steps of 128, average of the weights; 718 samples, DPM-Solver++(2M) in 20 steps."
+        "on 1437 scans of digits, 1000 steps of 64, average of the weights; 718 samples, DPM-Solver++(2M) in 20 steps."
     ),
     seed=SEED,
     run=run,

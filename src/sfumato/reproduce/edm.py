@@ -260,7 +260,7 @@ CLAIMS = (
     ),
     Claim(
         key="scaled",
-        says="mixing x_0 and eps by level (c_skip, c_out) is at least as good as either alone",
+        says="mixing x_0 and eps by level (c_skip, c_out) is as good as the better of the two, whichever that is",
         reported="section 5",
         measure="the better distance of x_0 and eps with scaled inputs, over EDM's",
         low=0.9,

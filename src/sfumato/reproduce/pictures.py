@@ -20,7 +20,7 @@ from .runner import Context
 from .training import built, fit
 
 BATCH = 128
-TRAIN = TrainConfig(steps=1000, batch_size=BATCH, lr=2e-3, rate=Cosine(warmup=50, end=0.02), ema=(10_000.0,))
+TRAIN = TrainConfig(steps=1000, batch_size=64, lr=2e-3, rate=Cosine(warmup=50, end=0.02), ema=(5_000.0,))
 
 
 def trained(context: Context, name: str, weighting: Weighting) -> Preconditioned:
