@@ -52,6 +52,11 @@ def test_denoiser_is_bayes_rule_by_quadrature(schedule):
                 assert float(made) == pytest.approx(exact, abs=1e-9)
 
 
+def test_numbers_are_kept_in_float64():
+    assert float(Gaussian([0.7], 0.3).covariance) == 0.3
+    assert GaussianMixture([[0.1]], 0.3).covariances.item() == 0.3
+
+
 def test_log_prob_is_that_of_torch():
     x = torch.randn(9, 2, dtype=torch.float64) * 2
     torch.testing.assert_close(PLANE.log_prob(x), MultivariateNormal(PLANE.mean, PLANE.covariance).log_prob(x))
@@ -80,7 +85,7 @@ def test_samples_come_from_the_components_that_are_named():
         assert ((torch.cov(mine.T) - CLASSES.covariances[i]).abs() < 0.02).all()
 
 
-def ode(model, schedule, x, t, s, n=600):
+def ode(model, schedule, x, t, s, n=300):
     """The probability-flow ODE by Runge and Kutta's fourth-order method, dy/dlambda = D - y with y = x / alpha."""
     d, (alpha, sigma), (alpha_s, sigma_s) = model.denoiser(schedule), schedule(t), schedule(s)
     lam, h = math.log(alpha / sigma), (math.log(alpha_s / sigma_s) - math.log(alpha / sigma)) / n

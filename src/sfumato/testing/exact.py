@@ -185,4 +185,5 @@ def spectrum(covariances: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
 
 def float64(values: Any) -> Tensor:
     """Return `values` (a tensor, an array or nested lists) as a float64 tensor of its own."""
-    return torch.as_tensor(values).detach().to("cpu", torch.float64).clone()
+    # a Python float made a tensor first would be rounded to float32
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu").detach().clone()
