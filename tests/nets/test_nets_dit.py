@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 import sfumato as sf
@@ -232,9 +233,12 @@ def test_inference_kernels_stand_aside_for_every_kind_of_derivative():
         slope = (run(x + step * direction) - run(x - step * direction)) / (2 * step)
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             tangent = torch.func.jvp(run, (x,), (direction,))[1]
+            with forward_ad.dual_level():
+                dual = forward_ad.unpack_dual(run(forward_ad.make_dual(x, direction))).tangent
         mapped = torch.func.vmap(lambda label: net(x[:1], c[:1], y=label[None])[0])(y)
         rows = torch.cat([net(x[:1], c[:1], y=y[i : i + 1]) for i in range(2)])
     assert (tangent - slope).abs().max() < 2e-2 * slope.abs().max()
+    assert torch.allclose(dual, tangent, rtol=1e-4, atol=1e-4)
     assert (mapped - rows).abs().max() < 1e-5 * rows.abs().max()
 
 
