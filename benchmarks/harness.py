@@ -1,4 +1,4 @@
-"""How every benchmark here is run: peer and ours interleaved, one thread, process CPU time, medians, outputs compared."""
+"""How every benchmark is run: peer and ours interleaved, one thread, CPU time, medians, outputs compared."""
 
 from __future__ import annotations
 

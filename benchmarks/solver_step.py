@@ -20,9 +20,8 @@ torch.set_num_threads(1)
 class Fixed:
     """A denoiser that says one of two fixed tensors in turn: no arithmetic at all, as in the peer's loop."""
 
-    cond: dict[str, object] = {}
-
     def __init__(self, schedule, outputs):
+        self.cond = {}
         self.schedule, self.outputs, self.turn = schedule, outputs, 0
 
     def __call__(self, x, t):
@@ -33,19 +32,15 @@ class Fixed:
 def main():
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     schedule = sf.Table.from_betas(betas)
+    linear = {"beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "sample", "timestep_spacing": "trailing"}
     peers = {
-        "DDIM": (
-            DDIMScheduler(beta_start=1e-4, beta_end=0.02, prediction_type="sample", clip_sample=False, timestep_spacing="trailing"),
-            sf.solvers.DDIM(),
-            (10, 10),
-        ),
+        "DDIM": (DDIMScheduler(clip_sample=False, **linear), sf.solvers.DDIM(), (10, 10)),
         "DPM++2M": (
-            DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, prediction_type="sample", final_sigmas_type="zero",
-                                        lower_order_final=False, timestep_spacing="trailing"),
+            DPMSolverMultistepScheduler(final_sigmas_type="zero", lower_order_final=False, **linear),
             sf.solvers.DPMpp2M(),
             (12, 12),
         ),
-    }  # fmt: skip
+    }
     for shape, repeat in (((1, 2), 40), ((64, 2), 40), ((64, 4, 64, 64), 1)):
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         outputs = [torch.randn(shape, generator=torch.Generator().manual_seed(1 + i)) for i in range(2)]
@@ -81,7 +76,8 @@ def main():
 
             goal, floor = (goal_small, goal_small / 2) if len(shape) == 2 else (goal_large, goal_large / 2)
             number = "P1" if len(shape) == 2 else "P2"
-            compare(f"{number} {name} step, {'x'.join(map(str, shape))}", peer=peer, ours=ours, floor=floor, goal=goal, error=error)  # fmt: skip
+            title = f"{number} {name} step, {'x'.join(map(str, shape))}"
+            compare(title, peer=peer, ours=ours, floor=floor, goal=goal, error=error)
     finish()
 
 

@@ -149,6 +149,7 @@ SCRIPT = """
 import os, signal, sys, time
 from sfumato import data
 signal.signal(signal.SIGTERM, lambda *_: print("term", flush=True))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
 ahead = iter(data.Loader(data.ImageFolder(path=sys.argv[1], size=8), batch_size=2, workers=2))
 next(ahead)
 if sys.argv[2] == "step":

@@ -67,8 +67,8 @@ def test_the_page_holds_the_figures_and_nothing_from_outside(data, classifier):
     few = Data(train=data.train[:200], train_y=data.train_y[:200], held_out=data.held_out, held_out_y=data.held_out_y)
     table, near = score(data.train[200:600], data.train_y[200:600], few, classifier)
     page = Page(
-        facts={"a & b": "<c>"}, grid="data:,g", strip="data:,s", loss="<svg/>", neighbours="data:,n", distances="<svg/>",
-        rows=table, memorisation=near, commands=["sfumato sample x"], settings="{}",
+        facts={"a & b": "<c>"}, grid="data:,g", strip="data:,s", loss="<svg/>", neighbours="data:,n",
+        distances="<svg/>", rows=table, memorisation=near, commands=["sfumato sample x"], settings="{}",
     )  # fmt: skip
     text = render(page)
     assert "a &amp; b: <b>&lt;c&gt;</b>" in text

@@ -66,7 +66,7 @@ def test_loss_of_the_exact_gaussian_is_the_posterior_variance(schedule, predicti
     "weighting", [SNR(), MinSNR(), P2(), KarrasWeight(), Sigmoid()], ids=lambda w: type(w).__name__
 )
 def test_a_weighting_means_the_same_for_every_prediction(weighting):
-    """weight on the output's error x |output error|^2 does not depend on the prediction, for one and the same x0_hat."""
+    """The weighted error does not depend on the prediction, for one and the same x0_hat."""
     schedule = sf.VPCosine()
     alpha, sigma = schedule(T)
     x0, wrong, eps = (Noise([i]).normal((1, 25), "v", dtype=torch.float64)[0] for i in range(3))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 DESCRIPTION = (
-    "Train a class-conditional diffusion model on 1437 scans of handwritten digits, draw samples with guidance, measure "
-    "them beside a perfect and a trivial model, and write a page with the pictures and figures."
+    "Train a class-conditional diffusion model on 1437 scans of handwritten digits, draw samples with guidance, "
+    "measure them beside a perfect and a trivial model, and write a page with the pictures and figures."
 )
 EPILOG = "example: sfumato demo --seed 1"
 

@@ -7,6 +7,7 @@ refused, and a value of the wrong type too.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from typing import Any, TypeVar
@@ -83,12 +84,22 @@ def from_config(data: Any, expected: type | None = None) -> Any:
 
 
 def _fits(cls: type, expected: type) -> bool:
-    """Return whether `cls` is an `expected`; a protocol asks for its methods, not for ancestry."""
+    """Return whether `cls` is an `expected`; a protocol asks for its methods and their parameters, not for ancestry."""
     if not getattr(expected, "_is_protocol", False):
         return issubclass(cls, expected)
-    methods = {name for base in expected.__mro__ for name, m in vars(base).items() if isinstance(m, types.FunctionType)}
-    asked = {name for name in methods if name == "__call__" or not name.startswith("_")}
-    return all(any(name in vars(base) for base in cls.__mro__) for name in asked)
+    asked: dict[str, types.FunctionType] = {}
+    for base in expected.__mro__:
+        for name, method in vars(base).items():
+            if isinstance(method, types.FunctionType) and (name == "__call__" or not name.startswith("_")):
+                asked.setdefault(name, method)
+    for name, method in asked.items():
+        own = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+        if not isinstance(own, types.FunctionType):
+            return False
+        wanted = list(inspect.signature(method).parameters)
+        if list(inspect.signature(own).parameters)[: len(wanted)] != wanted:
+            return False
+    return True
 
 
 def _read(value: Any, hint: Any, where: str) -> Any:
