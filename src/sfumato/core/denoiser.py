@@ -131,12 +131,7 @@ class Preconditioned(nn.Module):
         label = _label(c_noise, x)
         if isinstance(t, Tensor):
             alpha, sigma, c_in = (per_row(v, x) for v in (alpha, sigma, c_in))
-        return self._call(x, c_in, self.net, label, cond), alpha, sigma
-
-    def _call(self, x: Tensor, c_in: Any, function: Any, label: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        dtype = net_dtype(self.net)
-        inside = x if isinstance(c_in, float) and c_in == 1.0 else x * c_in
-        return cast(Tensor, function(inside.to(dtype), label, **cond)).to(x.dtype)
+        return _call(self.net, net_dtype(self.net), x, c_in, label, cond), alpha, sigma
 
     def prepare(self, times: Sequence[float]) -> Denoiser:
         """Return this denoiser with all that depends on t alone computed once, for the `times` of one run."""
@@ -153,15 +148,16 @@ class _Prepared:
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.cond = denoiser.cond
-        coefficients = [(*denoiser.schedule(t),) for t in times]
-        scales = [denoiser.scaling(t, a, s) for t, (a, s) in zip(times, coefficients, strict=True)]
+        moments = torch.tensor(list(times), dtype=torch.float64)
+        alpha, sigma = denoiser.schedule(moments)
+        c_in, c_noise = denoiser.scaling(moments, alpha, sigma)
+        net = cast(Any, denoiser.net)
+        self._dtype, self._trunk, self._to_x0 = net_dtype(net), net.trunk, denoiser.prediction.to_x0
         parameter = next(denoiser.net.parameters(), None)
-        labels = torch.tensor([c for _, c in scales], dtype=torch.float32, device=getattr(parameter, "device", "cpu"))
-        embedded = cast(Any, denoiser.net).embed(labels).split(1)
-        self._rows = {
-            t: (a, s, c_in, row)
-            for t, (a, s), (c_in, _), row in zip(times, coefficients, scales, embedded, strict=True)
-        }
+        labels = c_noise.to(device=getattr(parameter, "device", "cpu"), dtype=torch.float32)
+        factors = c_in.tolist() if isinstance(c_in, Tensor) else [c_in] * len(times)
+        rows = zip(alpha.tolist(), sigma.tolist(), factors, net.embed(labels).split(1), strict=True)
+        self._rows = dict(zip(times, rows, strict=True))
 
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         known = None if isinstance(t, Tensor) else self._rows.get(t)
@@ -169,8 +165,13 @@ class _Prepared:
             return self.denoiser(x, t, **cond)
         check_cond(self.cond, cond)
         alpha, sigma, c_in, row = known
-        out = self.denoiser._call(x, c_in, cast(Any, self.denoiser.net).trunk, row, cond)  # pyright: ignore[reportPrivateUsage]
-        return self.denoiser.prediction.to_x0(out, x, alpha, sigma)
+        return self._to_x0(_call(self._trunk, self._dtype, x, c_in, row, cond), x, alpha, sigma)
+
+
+def _call(function: Any, dtype: torch.dtype, x: Tensor, c_in: Any, label: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    """Return function(c_in x, label, **cond) in the dtype of x: the one cast to the network's and back."""
+    inside = x if isinstance(c_in, float) and c_in == 1.0 else x * c_in
+    return cast(Tensor, function(inside.to(dtype), label, **cond)).to(x.dtype)
 
 
 def prepare(denoiser: Denoiser, times: Sequence[float]) -> Denoiser:
