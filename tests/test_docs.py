@@ -27,9 +27,12 @@ def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"page_{page.stem}")  # dataclasses look up the module that they are defined in
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("sfumato.core.config.REGISTRY", dict(REGISTRY))  # what a page registers goes with it
-    for line, code in blocks(page):
-        exec(compile("\n" * line + code, str(page), "exec"), module.__dict__)
+    try:
+        for line, code in blocks(page):
+            exec(compile("\n" * line + code, str(page), "exec"), module.__dict__)
+    finally:  # what a page registers goes with it
+        for kind in [k for k, cls in REGISTRY.items() if cls.__module__ == module.__name__]:
+            del REGISTRY[kind]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

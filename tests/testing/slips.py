@@ -56,6 +56,5 @@ def load(path: str, source: str) -> types.ModuleType:
     try:
         exec(compile(source, f"<slip of {path}>", "exec"), module.__dict__)
     finally:
-        REGISTRY.clear()
-        REGISTRY.update(before)
+        REGISTRY.update(before)  # the slip has registered itself under the original's name
     return module
