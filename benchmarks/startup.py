@@ -14,7 +14,7 @@ from pathlib import Path
 
 import harness
 
-ROUNDS = 5
+ROUNDS = 3
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 
 # Runs argv[2:] in a child, and writes "cpu seconds, peak MiB" of it to argv[1]. Small, so that its own size does not
