@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 DESCRIPTION = "Draw samples from a model; each PNG carries the settings that made it."
 EPILOG = """examples:
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pipeline.pipeline import arguments
     from .progress import Progress
 
-    call = {
+    call: dict[str, Any] = {
         "prompt": args.prompt or None,
         "n": args.n,
         "seed": args.seed,
