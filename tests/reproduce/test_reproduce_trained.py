@@ -1,6 +1,8 @@
 """Every system, run whole: no row may fail. Slow: each trains what it needs."""
 
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,9 @@ def test_claims_are_well_formed(name):
     for claim in system.claims:
         assert claim.says
         assert claim.unshown or claim.measure, "a bar needs a word on what is measured"
+    source = Path(importlib.import_module(CATALOGUE[name].module).__file__).read_text()
+    measured = re.findall(r"Measured\(\s*\"([^\"]+)\"", source)
+    assert sorted(measured) == sorted(claim.key for claim in system.claims if not claim.unshown)
 
 
 @pytest.mark.slow

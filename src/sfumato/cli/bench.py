@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from .parser import Usage, nearest
 
@@ -62,7 +63,7 @@ def _run_all(scripts: dict[str, Path], as_json: bool) -> int:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")]),
     }
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     worst = 0
     with tempfile.TemporaryDirectory() as place:
         for name, path in scripts.items():

@@ -82,7 +82,7 @@ def shared(make: Callable[[], str]) -> str:
     """Return what `make` gives in the first of the processes that torchrun started: they share one run."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return make()
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     # torchrun's own store, which all of its processes can reach before they form a group
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)

@@ -6,11 +6,12 @@ classes, the names, shapes and dtypes of the weights are compared with the confi
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def described(data: Any, dtype: torch.dtype, most: int) -> Preconditioned:
 
 
 @contextmanager
-def at_most(count: int) -> Iterator[None]:
+def at_most(count: int) -> Generator[None]:
     """Refuse to build a network of more parameters than the file holds: no configuration can make us build for ever."""
     thread, built = threading.get_ident(), 0
 
@@ -178,9 +179,7 @@ def _read(folder: Path) -> Pipeline:
             f"{file} has format_version {data.get('format_version')!r:.40}, this version reads {FORMAT}: "
             f"it was written by sfumato {data.get('sfumato')!r:.40}"
         )
-    import sfumato.nets.dit
-    import sfumato.nets.mlp
-    import sfumato.nets.unet  # noqa: F401  (their configurations register on import)
+    importlib.import_module("sfumato.nets")  # whose configurations register on import
 
     try:
         _exact(data, _KEYS, "it")

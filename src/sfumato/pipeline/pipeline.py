@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -299,7 +299,7 @@ def _checked(**counts: int) -> None:
 
 
 @contextlib.contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Generator[None]:
     """Switch dropout and its like off inside, and each module back to what it was at the end."""
     training = [m for m in net.modules() if m.training]
     net.eval()

@@ -114,7 +114,7 @@ def run(context: Context) -> Iterator[Measured]:
 
 
 def _pictures(context: Context) -> Iterator[Measured]:
-    """The class-conditional model of digits that `ddpm` trains, with a tenth of the labels dropped."""
+    """The class-conditional model of digits that `ddpm` trains, with a fifth of the labels dropped."""
     judge = pictures.Judge(context)
     denoiser = pictures.trained(context, "simple", Simple())
     y = pictures.labels(judge.n)

@@ -232,6 +232,20 @@ CLAIMS = (
         low=2.0,
     ),
     Claim(
+        key="digits",
+        says="it learns pictures",
+        reported="FID 3.17 on CIFAR-10",
+        measure="Fréchet distance of samples of digits over that of the other half of the scans",
+        high=3.0,
+    ),
+    Claim(
+        key="simple-loss",
+        says="dropping the bound's weights makes better samples",
+        reported="FID 3.17 against 13.51 with the true weights (table 2)",
+        measure="Fréchet distance with the bound's weights over that with the simple loss, digits",
+        low=1.2,
+    ),
+    Claim(
         key="cifar", says="FID 3.17 and IS 9.46 on CIFAR-10", reported="3.17; 9.46", unshown="needs CIFAR-10 on GPUs"
     ),
 )
@@ -241,7 +255,7 @@ SYSTEM = System(
     claims=CLAIMS,
     protocol=(
         "Linear betas; the exact denoiser of three Gaussians in the plane, 4000 points. A U-Net of 0.29 M parameters "
-        "on 1437 scans of digits, 1000 steps of 64, average of the weights; 718 samples, DPM-Solver++(2M) in 20 steps."
+        "on 1437 scans of digits, 1200 steps of 128, average of the weights; 718 samples, DPM-Solver++(2M) in 20 steps."
     ),
     seed=SEED,
     run=run,

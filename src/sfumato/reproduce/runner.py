@@ -140,8 +140,10 @@ def execute(
     measured: list[Measured] = []
     claims = {claim.key: claim for claim in system.claims}
     for found in system.run(context):
+        if found.key not in claims:
+            raise ValueError(f"{system.entry.id} measured {found.key!r}, which it does not claim")
         measured.append(found)
-        if on_row is not None and found.key in claims:
+        if on_row is not None:
             on_row(claims[found.key].judge(found))
     rows = system.judge(measured)
     report = Report(

@@ -56,7 +56,8 @@ class State:
         """
         config, tally, law = self.config, self.tally, self.config.optimiser
         live = [(p, self.moments[name]) for name, p in self.trained.items() if p.grad is not None]
-        params, grads = [p for p, _ in live], [cast(Tensor, p.grad) for p, _ in live]
+        params: list[Tensor] = [p for p, _ in live]
+        grads = [cast(Tensor, p.grad) for p, _ in live]
         # the one wait for the device in a step: it has little left to do then, and all that follows is decided here
         norm = float(self.world.whole(torch.nn.utils.get_total_norm(grads))) / tally.scale
         good = math.isfinite(loss) and math.isfinite(norm)
@@ -68,7 +69,8 @@ class State:
                 adamw(
                     params,
                     grads,
-                    *([m[key] for _, m in live] for key in ("exp_avg", "exp_avg_sq")),
+                    [m["exp_avg"] for _, m in live],
+                    [m["exp_avg_sq"] for _, m in live],
                     [],
                     [m["step"] for _, m in live],
                     fused=True,

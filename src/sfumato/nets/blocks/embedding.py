@@ -8,8 +8,9 @@ network: at a label of 999 half precision would round the phases by whole radian
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -183,11 +184,11 @@ class FourierFeatures(FeatureMap):
         phase = nn.functional.linear(x, self.B.to(x.dtype))
         return torch.cat((torch.sin(phase), torch.cos(phase)), dim=-1)
 
-    def _apply(self, fn, recurse: bool = True):  # noqa: ANN001, ANN202 - torch's own signature
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # a network moved to half precision keeps its frequencies: rounding them would make other features
         kept = self.B
         super()._apply(fn, recurse)
-        self.B = self.B.float() if kept.is_meta or self.B.is_meta else kept.to(self.B.device)
+        self._buffers["B"] = self.B.float() if kept.is_meta or self.B.is_meta else kept.to(self.B.device)
         return self
 
 
