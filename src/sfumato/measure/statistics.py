@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,8 @@ class Statistics:
         if rows.ndim != 2 or rows.shape[1] == 0 or (self.n and rows.shape[1] != self._block.shape[1]):
             want = f"[rows, {self._block.shape[1]}]" if self.n else "[rows, features]"
             raise InputError(f"statistics take {want}, got shape {list(rows.shape)}: flatten to one row a sample")
-        if not bool(torch.isfinite(rows).all()):
+        # one pass in the common case: a finite sum has finite terms; large finite terms may overflow it
+        if not math.isfinite(rows.sum()) and not bool(torch.isfinite(rows).all()):
             raise InputError("features have values that are not finite: check the feature network and its input")
         if not len(rows):
             return
@@ -81,8 +83,8 @@ class Statistics:
         total, products = self._sum.clone(), self._products.clone()
         _accumulate(last - shift, total, products)
         mean = total / self.n
-        upper = products.addr_(mean, mean, alpha=-self.n).triu_().div_(self.n - 1)
-        return Moments(self.n, mean + shift, upper + upper.triu(1).T, self.dtype)
+        upper = products.addr_(mean, mean, alpha=-self.n).div_(self.n - 1)
+        return Moments(self.n, mean + shift, _mirrored(upper), self.dtype)
 
 
 def _zeros(d: int) -> tuple[Tensor, Tensor]:
@@ -94,8 +96,21 @@ def _centre(block: Tensor) -> Tensor:
     return block.mean(0, dtype=torch.float64).to(block.dtype)
 
 
+def _mirrored(upper: Tensor) -> Tensor:
+    """Copy what is above the diagonal below it, in place, panel by panel: a whole transpose would leave the caches."""
+    for i in range(0, len(upper), _PANEL):
+        corner = upper[i : i + _PANEL, i : i + _PANEL]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        upper[i + _PANEL :, i : i + _PANEL] = upper[i : i + _PANEL, i + _PANEL :].T
+    return upper
+
+
 def _accumulate(block: Tensor, total: Tensor, products: Tensor) -> None:
     """Add the sum of the rows, and their products in the panels on and above the diagonal."""
     total += block.sum(0, dtype=torch.float64)
     for i in range(0, block.shape[1], _PANEL):
-        products[i : i + _PANEL, i:] += block[:, i : i + _PANEL].T @ block[:, i:]
+        left, right, out = block[:, i : i + _PANEL].T, block[:, i:], products[i : i + _PANEL, i:]
+        if block.dtype == products.dtype:
+            out.addmm_(left, right)  # no product of its own to add
+        else:
+            out += left @ right
