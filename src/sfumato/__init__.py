@@ -153,6 +153,9 @@ if TYPE_CHECKING:
         sample as sample,
     )
     from .core import (
+        sde as sde,
+    )
+    from .core import (
         to_config as to_config,
     )
     from .pipeline import (
@@ -215,6 +218,7 @@ _CORE = (
     "grids",
     "register",
     "sample",
+    "sde",
     "to_config",
 )
 _PIPELINE = ("Pipeline", "cite", "load")

@@ -1,6 +1,6 @@
 """The algebra: schedules, predictions, denoisers, grids, noise and the sampling loop. Needs torch alone."""
 
-from . import grids
+from . import grids, sde
 from .config import from_config, register, to_config
 from .denoiser import EDM, Batch, Denoiser, Plain, Preconditioned, Scaling, check_cond, device_of, per_row, prepare
 from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
@@ -64,6 +64,7 @@ __all__ = [
     "prepare",
     "register",
     "sample",
+    "sde",
     "steps",
     "to_config",
     "update",
