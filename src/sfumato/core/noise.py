@@ -56,7 +56,7 @@ class Noise:
     """
 
     def __init__(self, seeds: Iterable[int]) -> None:
-        self.seeds: tuple[int, ...] = tuple(int(s) for s in seeds)
+        self.seeds: tuple[int, ...] = tuple(map(int, seeds))
         if not self.seeds:
             raise InputError("seeds is empty: give one seed for each sample")
 

@@ -9,7 +9,6 @@ import atexit
 import itertools
 import signal
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -85,8 +84,9 @@ class Loader:
         return out
 
     def row_seeds(self, step: int) -> list[int]:
-        """Return the seed of each of this process's rows of batch `step`: fold(seed, step, row in the whole batch)."""
-        return list(_row_seeds(self.seed, step, self._rows))
+        """Return the seed of each of this process's rows of batch `step`: fold(seed, step) + row in the whole batch."""
+        first = fold(self.seed, step)
+        return [first + row for row in self._rows]
 
     def batch(self, step: int) -> Batch:
         """Return this process's rows of batch `step`."""
@@ -167,11 +167,6 @@ class _Steps(TorchDataset[Any]):
             return self.loader.batch(step)
         except SfumatoError as error:
             return error
-
-
-@lru_cache(maxsize=4)
-def _row_seeds(seed: int, step: int, rows: range) -> tuple[int, ...]:
-    return tuple(fold(seed, step, row) for row in rows)
 
 
 def _as_it_is(batch: Any) -> Any:
