@@ -157,14 +157,14 @@ if sys.argv[2] == "step":
 print("ready", flush=True)
 if sys.argv[2] == "raise":
     raise SystemExit(7)
-for k in range(10**9):
-    try:
+try:
+    for k in range(10**9):
         next(ahead)
-    except KeyboardInterrupt:
-        raise SystemExit(130)
-    if k % 10 == 0:
-        print("step", flush=True)
-    time.sleep(0.001)
+        if k % 10 == 0:
+            print("step", flush=True)
+        time.sleep(0.001)
+except KeyboardInterrupt:  # also in the middle of the sleep
+    raise SystemExit(130)
 """
 
 
