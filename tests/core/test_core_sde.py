@@ -1,6 +1,7 @@
 """The SDE of a schedule: closed forms, moment equations, the exact flow of Gaussians, a simulated path."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_reverse_sde_simulates_the_data():
     denoiser, noise = law.denoiser(schedule), Noise(range(n))
     x = noise.normal((n, 1), "start", dtype=torch.float64)
     edges = torch.linspace(1, 0.03, steps + 1, dtype=torch.float64).square().tolist()  # finer near the data
-    for i, (t, s) in enumerate(zip(edges, edges[1:])):
+    for i, (t, s) in enumerate(pairwise(edges)):
         drift, g = sde.reverse(denoiser, x, 0.5 * (t + s))
         x = x - (t - s) * drift + g * (t - s) ** 0.5 * noise.like(x, "w", i)
     assert float(x.mean()) == pytest.approx(0.4, abs=0.04)

@@ -7,28 +7,39 @@ from .frechet import frechet_distance
 from .inception_score import inception_score
 from .kernel_distance import kernel_distance
 from .kernels import RBF, Cubic, Kernel
+from .likelihood import HEUN, RK4, Exact, Likelihood, Normal, Rademacher, RungeKutta, Trace, dequantise, log_likelihood
 from .memorisation import Memorisation, memorisation
 from .neighbours import coverage, density, precision, recall
 from .points import mmd2, nearest_distance, sliced_wasserstein
 from .statistics import Moments, Statistics
 
 __all__ = [
+    "HEUN",
     "RBF",
+    "RK4",
     "Cubic",
+    "Exact",
     "Extractor",
     "FeatureSet",
     "Figure",
     "Kernel",
+    "Likelihood",
     "Memorisation",
     "Moments",
+    "Normal",
+    "Rademacher",
     "Resize",
+    "RungeKutta",
     "Statistics",
+    "Trace",
     "coverage",
     "density",
+    "dequantise",
     "floor",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "log_likelihood",
     "memorisation",
     "mmd2",
     "nearest_distance",
