@@ -154,10 +154,10 @@ ahead = iter(data.Loader(data.ImageFolder(path=sys.argv[1], size=8), batch_size=
 next(ahead)
 if sys.argv[2] == "step":
     signal.signal(signal.SIGINT, lambda *_: None)  # a run that finishes its step first
-print("ready", flush=True)
-if sys.argv[2] == "raise":
-    raise SystemExit(7)
 try:
+    print("ready", flush=True)
+    if sys.argv[2] == "raise":
+        raise SystemExit(7)
     for k in range(10**9):
         next(ahead)
         if k % 10 == 0:
@@ -197,7 +197,7 @@ def test_nothing_is_left_running(folder, how, code):
     if how == "interrupt":
         assert len(workers) == 2
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to every process
-    assert process.wait(600) == code
+    assert process.wait(600) == code, process.stderr.read()
     if how == "raise":  # an interrupt may find torch's sharing thread in the middle of an answer, and it says so
         assert process.stderr.read() == ""
     assert not alive(workers, 30)
