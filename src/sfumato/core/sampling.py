@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import gt
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,12 +43,25 @@ class Step(NamedTuple):
 class Solver(Protocol):
     """A frozen dataclass that turns a denoiser into steps; it holds settings and no state.
 
-    `order` is the order of convergence of its deterministic part, `nfe` the evaluations of one step, `stochastic`
-    whether it draws noise (then moments converge rather than paths).
+    `order` is the order of convergence of its deterministic part, `nfe` the evaluations of one step (None where steps
+    differ, or where the solver chooses its own), `stochastic` whether it draws noise (then moments converge rather
+    than paths). Class variables, fields and properties will do alike.
+
+    Two methods are optional. `evaluations(grid, schedule) -> int | None` counts the evaluations of a run over a grid
+    that ends above the data, for a solver whose steps differ; None says that they are known afterwards only.
+    `fits(schedule) -> None` raises `InputError` for a schedule that the settings do not fit: `sample` asks before
+    anything runs.
     """
 
-    order: ClassVar[int]
-    nfe: ClassVar[int]
+    @property
+    def order(self) -> int:
+        """The order of convergence."""
+        ...
+
+    @property
+    def nfe(self) -> int | None:
+        """The evaluations of one step."""
+        ...
 
     @property
     def stochastic(self) -> bool:
@@ -83,10 +96,26 @@ def steps(schedule: Schedule, grid: Tensor) -> list[Step]:
     return list(map(Step._make, rows))
 
 
-def evaluations(solver: Solver, grid: Tensor) -> int:
-    """Return how often `sample` calls the denoiser: `nfe` a step, and once for a last step that ends at the data."""
-    n = len(grid) - 1
-    return solver.nfe * (n - 1) + 1 if float(grid[-1]) == 0.0 else solver.nfe * n
+def evaluations(solver: Solver, grid: Tensor, schedule: Schedule | None = None) -> int | None:
+    """Return how often `sample` calls the denoiser: `nfe` a step, and once for a last step that ends at the data.
+
+    None for a solver that chooses its own steps. Raises `InputError` without a `schedule` where it decides the number.
+    """
+    last = int(float(grid[-1]) == 0.0)
+    inner = grid[: len(grid) - last]
+    counted = getattr(solver, "evaluations", None)
+    if counted is not None:
+        number = counted(inner, schedule)
+    else:
+        number = None if solver.nfe is None else solver.nfe * (len(inner) - 1)
+    return None if number is None else number + last
+
+
+def fit(solver: Solver, schedule: Schedule) -> None:
+    """Raise `InputError` where a solver says that it does not fit a schedule."""
+    fits = getattr(solver, "fits", None)
+    if fits is not None:
+        fits(schedule)
 
 
 @torch.no_grad()
@@ -109,12 +138,13 @@ def sample(
     and is not changed. `seeds` gives one seed a row. `callback(k, x)` is called after each step with the state, which
     the next step may overwrite; raising in it cancels the run. Without `device`, that of the denoiser's parameters.
 
-    Raises `InputError` for a shape, seeds or conditions that do not fit.
+    Raises `InputError` for a shape, seeds, conditions or a solver that do not fit.
     """
     noise = seeds if isinstance(seeds, Noise) else Noise(seeds)
     plan = steps(denoiser.schedule, grid)
     cond = {} if cond is None else cond
     check_cond(denoiser.cond, cond)
+    fit(solver, denoiser.schedule)
     if x is None:
         if shape is None:
             raise InputError("sample needs a shape, (batch, ...), or a start x")
