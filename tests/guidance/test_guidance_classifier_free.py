@@ -48,6 +48,13 @@ def test_a_null_of_ones_own():
     torch.testing.assert_close(against, 2 * d(x, 0.5, y=y) - d(x, 0.5, y=y + 1), atol=1e-13, rtol=0)
 
 
+def test_a_negative_prompt_for_each_row():
+    x, y = CLASSES.sample(4, 1, dtype=torch.float64), torch.tensor([0, 0, 1, 1])
+    d, against = CLASSES.denoiser(Rectified()), torch.tensor([1, 2, 0, 2])
+    made = ClassifierFree(denoiser=d, scale=3.0, null={"y": against})(x, 0.5, y=y)
+    torch.testing.assert_close(made, 3 * d(x, 0.5, y=y) - 2 * d(x, 0.5, y=against), atol=1e-12, rtol=0)
+
+
 def test_a_time_for_each_row():
     x, y = CLASSES.sample(3, 1, dtype=torch.float64), torch.tensor([0, 1, 1])
     guided = ClassifierFree(denoiser=CLASSES.denoiser(VPLinear()), scale=2.0)

@@ -1,8 +1,22 @@
 """Guidance: Denoiser -> Denoiser, composed by nesting. w = 1 means off: the conditional denoiser alone."""
 
+from .autoguidance import Autoguidance
+from .cfgpp import CFGpp
+from .classifier import Classifier, LogLikelihood
 from .classifier_free import ClassifierFree
+from .dynamic_threshold import DynamicThreshold
 from .guided import Guided
 from .interval import Interval
 from .rescale import Rescale
 
-__all__ = ["ClassifierFree", "Guided", "Interval", "Rescale"]
+__all__ = [
+    "Autoguidance",
+    "CFGpp",
+    "Classifier",
+    "ClassifierFree",
+    "DynamicThreshold",
+    "Guided",
+    "Interval",
+    "LogLikelihood",
+    "Rescale",
+]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from ..core import X0, Denoiser, InputError, Prediction, Schedule, per_row, prepare
-from .guided import Guided
+from ..core import X0, InputError, Prediction, per_row
+from .guided import Around, branches_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rescale:
+class Rescale(Around):
     """out = phi out_guided std(out_cond) / std(out_guided) + (1 - phi) out_guided, the standard deviations row by row.
 
     `space` is the prediction in which `out` is written, x_0 by default; the paper has the network's own, so give
     `V()` or `Eps()` to match a model of that kind. `phi` 0.7 is the paper's.
     """
 
-    denoiser: Guided
     phi: float = 0.7
     space: Prediction = field(default_factory=X0)
 
@@ -28,32 +26,9 @@ class Rescale:
         if not 0 <= self.phi <= 1:
             raise InputError(f"Rescale.phi={self.phi} must lie in [0, 1]: 0 is off")
 
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the guided denoiser."""
-        return self.denoiser.schedule
-
-    @property
-    def cond(self) -> Mapping[str, Any]:
-        """The condition keys of the guided denoiser."""
-        return self.denoiser.cond
-
-    @property
-    def plain(self) -> Denoiser:
-        """The denoiser without guidance."""
-        return self.denoiser.plain
-
-    def prepare(self, times: Sequence[float]) -> Rescale:
-        """Return this with the inner denoiser prepared for the times of a run."""
-        return replace(self, denoiser=prepare(self.denoiser, times))
-
-    def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
-        """Return the rescaled x0_hat."""
-        return self.branches(x, t, **cond)[0]
-
     def branches(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return (rescaled, conditional)."""
-        guided, conditional = self.denoiser.branches(x, t, **cond)
+        guided, conditional = branches_of(self.denoiser, x, t, **cond)
         if guided is conditional:
             return guided, conditional
         alpha, sigma = (per_row(v, x) for v in self.schedule(t))

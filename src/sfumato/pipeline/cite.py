@@ -116,6 +116,20 @@ REFERENCES: dict[str, Reference] = {
         "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models",
         2024, "NeurIPS", "2404.07724",
     ),
+    "saharia2022imagen": Reference(
+        "Saharia, Chitwan and Chan, William and Saxena, Saurabh and others",
+        "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
+        2022, "NeurIPS", "2205.11487",
+    ),
+    "chung2025cfgpp": Reference(
+        "Chung, Hyungjin and Kim, Jeongsol and Park, Geon Yeong and Nam, Hyelin and Ye, Jong Chul",
+        "{CFG++}: Manifold-Constrained Classifier Free Guidance for Diffusion Models", 2025, "ICLR", "2406.08070",
+    ),
+    "karras2024bad": Reference(
+        "Karras, Tero and Aittala, Miika and Kynk{\\\"a}{\\\"a}nniemi, Tuomas and Lehtinen, Jaakko and Aila, Timo "
+        "and Laine, Samuli",
+        "Guiding a Diffusion Model with a Bad Version of Itself", 2024, "NeurIPS", "2406.02507",
+    ),
     "tancik2020fourier": Reference(
         "Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and others",
         "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
@@ -144,6 +158,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "ClassifierFree": ("ho2022cfg",),
     "Interval": ("kynkaanniemi2024interval",),
     "Rescale": ("lin2024flawed",),
+    "DynamicThreshold": ("saharia2022imagen",),
+    "Classifier": ("dhariwal2021adm",),
+    "CFGpp": ("chung2025cfgpp",),
+    "Autoguidance": ("karras2024bad",),
     # schedules
     "VPLinear": ("ho2020ddpm", "song2021sde"),
     "VPScaledLinear": ("rombach2022ldm",),

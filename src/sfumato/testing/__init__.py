@@ -1,5 +1,6 @@
 """Exact models and the conformance suite: what the library is proven with, for the reader's own parts too."""
 
+from .classifier import ExactClassifier
 from .conformance import cases, check
 from .empirical import Empirical
 from .exact import Counted, ExactDenoiser, Model, exact_network
@@ -13,6 +14,7 @@ __all__ = [
     "ConformanceError",
     "Counted",
     "Empirical",
+    "ExactClassifier",
     "ExactDenoiser",
     "Gaussian",
     "GaussianMixture",

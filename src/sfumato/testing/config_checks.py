@@ -30,7 +30,7 @@ def config_laws(name: str, config: Any) -> Iterator[Case]:
 def options(name: str, config: Any, effect: Effect) -> Iterator[Case]:
     """Yield a check for each field of a dataclass, and of those nested in it: changing it changes `effect(config)`."""
     for field in dataclasses.fields(config):
-        if field.name == "denoiser":
+        if field.name in ("denoiser", "bad", "classifier"):  # models, not settings
             continue
         yield Case(f"config: {field.name} has an effect", name, lambda f=field: _has_effect(config, f, effect))
         inner = getattr(config, field.name)
@@ -113,6 +113,8 @@ def _others(value: Any, hint: Any) -> Iterator[Any]:
         yield from (v for v in ([value + 1, value - 1, value * 2] if isinstance(value, int) else near) if v != value)
     elif isinstance(value, tuple) and len(value) > 2:
         yield value[:-1]
+    elif isinstance(value, Tensor):
+        yield value * 0.9
     elif typing.get_origin(hint) is typing.Literal:
         yield from (v for v in typing.get_args(hint) if v != value)
     else:

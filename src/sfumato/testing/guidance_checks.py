@@ -9,26 +9,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Denoiser, Schedule, grids, sample
-from ..guidance import ClassifierFree
-from ..solvers import DPMpp2M
-from .exact import Counted
+from ..core import Noise, Schedule, grids, sample, steps
+from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold
+from ..solvers import DDIM, DPMpp2M
+from .classifier import ExactClassifier
+from .exact import Counted, ExactDenoiser
+from .mixture import GaussianMixture
 from .report import Case, title_of
-from .table import CLASSES, PICTURES
+from .table import CLASSES, PICTURES, worse
 
 
-def rewrap(guided: Any, denoiser: Denoiser) -> Any:
-    """Return the same nest of guidance around another denoiser."""
-    if not (dataclasses.is_dataclass(guided) and hasattr(guided, "denoiser")):
+def rewrap(guided: Any, denoiser: ExactDenoiser) -> Any:
+    """Return the same nest of guidance around another denoiser; the models beside it become exact ones of its data."""
+    inner = getattr(guided, "denoiser", None)
+    if inner is None or not dataclasses.is_dataclass(guided):
         return denoiser
-    return dataclasses.replace(guided, denoiser=rewrap(guided.denoiser, denoiser))  # type: ignore[type-var]
+    changed: dict[str, Any] = {"denoiser": rewrap(inner, denoiser)}
+    if isinstance(denoiser.model, GaussianMixture):
+        if hasattr(guided, "classifier"):
+            changed["classifier"] = ExactClassifier(model=denoiser.model, schedule=denoiser.schedule)
+        if hasattr(guided, "bad"):
+            changed["bad"] = worse(denoiser.model).denoiser(denoiser.schedule)
+    return dataclasses.replace(guided, **changed)  # type: ignore[type-var]
 
 
 def guidance_laws(name: str, guided: Any, schedule: Schedule) -> Iterator[Case]:
     """Yield the checks of one nest of guidance on a schedule; the denoiser inside it is replaced by exact ones."""
     checks: list[Any] = [_attributes, _rows_apart, _times, _samples, _inputs_kept]
-    if isinstance(guided, ClassifierFree):
-        checks += [_off, _unconditional, _linear]
+    for kind, own in _OWN.items():
+        checks += own if isinstance(guided, kind) else []
     for check in checks:
         title = title_of(check)
         yield Case(f"guidance: {title}", name, lambda c=check: c(guided, schedule))
@@ -73,12 +82,22 @@ def _times(guided: Any, schedule: Schedule) -> tuple[object, str, bool]:
 def _samples(guided: Any, schedule: Schedule) -> tuple[object, str, bool]:
     """A run from t = 1 to 0 is finite, and differs from an unguided one."""
     y = torch.tensor([0, 1, 1, 0])
+    grid = _grid(guided, schedule)
     ends = [
-        sample(d, (4, 2), solver=DPMpp2M(), grid=grids.uniform(schedule, 24), seeds=range(4), cond={"y": y})
+        sample(d, (4, 2), solver=DPMpp2M(), grid=grid, seeds=range(4), cond={"y": y})
         for d in (rewrap(guided, CLASSES.denoiser(schedule)), CLASSES.denoiser(schedule))
     ]
     gap = float((ends[0] - ends[1]).abs().max())
     return gap, "> 1e-3", bool(ends[0].isfinite().all()) and gap > 1e-3
+
+
+def _grid(guided: Any, schedule: Schedule) -> Tensor:
+    """Return the grid of a run: the guidance's own, else one from t = 1, or just below where alpha = 0 is refused."""
+    slopes, own, layer = False, None, guided
+    while hasattr(layer, "denoiser"):
+        slopes, own = slopes or hasattr(layer, "classifier"), getattr(layer, "grid", own)
+        layer = layer.denoiser
+    return grids.uniform(schedule, 24, start=0.999 if slopes else 1.0) if own is None else own
 
 
 def _inputs_kept(guided: Any, schedule: Schedule) -> tuple[object, str, bool]:
@@ -118,3 +137,83 @@ def _linear(guided: ClassifierFree, schedule: Schedule) -> tuple[object, str, bo
         exact = null + guided.scale * (cond - null)
         worst = max(worst, float((made(x, 0.4, y=torch.full((6,), y)) - exact).abs().max()))
     return worst, "<= 1e-12", worst <= 1e-12
+
+
+def _silent(guided: Classifier, schedule: Schedule) -> tuple[object, str, bool]:
+    """W = 0 is the denoiser, bit for bit, and the classifier is not called."""
+    base = PICTURES.denoiser(schedule)
+    made = dataclasses.replace(guided, denoiser=base, classifier=lambda x, t, y: 1 / 0, scale=0.0)
+    x, y = _data()
+    differing = int((made(x, 0.5, y=y) != base(x, 0.5, y=y)).sum())
+    return differing, "0 values differ", differing == 0
+
+
+def _bayes(guided: Classifier, schedule: Schedule) -> tuple[object, str, bool]:
+    """W (cond - plain) is added to an unconditional denoiser: at w = 1 it is the conditional."""
+    everyone = GaussianMixture(CLASSES.means, CLASSES.covariances, CLASSES.weights).denoiser(schedule)
+    classifier, conditional = ExactClassifier(model=CLASSES, schedule=schedule), CLASSES.denoiser(schedule)
+    x, y, worst = CLASSES.sample(6, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0]), 0.0
+    for w in (1.0, guided.scale):
+        made = dataclasses.replace(guided, denoiser=everyone, classifier=classifier, scale=w)
+        for t in (0.05, 0.4, 0.97, torch.linspace(0.1, 0.9, 6, dtype=torch.float64)):
+            plain = everyone(x, t)
+            exact = plain + w * (conditional(x, t, y=y) - plain)
+            worst = max(worst, float((made(x, t, y=y) - exact).abs().max()))
+    return worst, "<= 1e-9", worst <= 1e-9
+
+
+def _in_range(guided: DynamicThreshold, schedule: Schedule) -> tuple[object, str, bool]:
+    """The answer lies in [-1, 1], what lies there already is kept bit for bit, and twice is once."""
+    x, y = _data()
+    made = rewrap(guided, PICTURES.denoiser(schedule))
+    twice = dataclasses.replace(guided, denoiser=made)
+    once = made(3 * x, 0.3, y=y)
+    small = GaussianMixture(0.2 * PICTURES.means, 0.001, labels=PICTURES.labels).denoiser(schedule)
+    kept = dataclasses.replace(guided, denoiser=small)(x, 0.3, y=y)
+    differing = int((twice(3 * x, 0.3, y=y) != once).sum()) + int((kept != small(x, 0.3, y=y)).sum())
+    return (float(once.abs().max()), differing), "<= 1, 0 values differ", float(once.abs().max()) <= 1 and not differing
+
+
+def _same_model(guided: Autoguidance, schedule: Schedule) -> tuple[object, str, bool]:
+    """With itself as the bad model it is off, and at w = 1 too, bit for bit and without the bad model."""
+    base = PICTURES.denoiser(schedule)
+    x, y = _data()
+    plain = base(x, 0.5, y=y)
+    same = dataclasses.replace(guided, denoiser=base, bad=base)(x, 0.5, y=y)
+    idle = Counted(base)
+    one = dataclasses.replace(guided, denoiser=base, bad=idle, scale=1.0)(x, 0.5, y=y)
+    gap, differing = float((same - plain).abs().max()), int((one != plain).sum()) + idle.calls
+    return (gap, differing), "<= 1e-14, 0 values differ", gap <= 1e-14 and differing == 0
+
+
+def _away(guided: Autoguidance, schedule: Schedule) -> tuple[object, str, bool]:
+    """Bad + w (good - bad)."""
+    good, bad = PICTURES.denoiser(schedule), worse(PICTURES).denoiser(schedule)
+    x, y = _data()
+    exact = bad(x, 0.5, y=y) + guided.scale * (good(x, 0.5, y=y) - bad(x, 0.5, y=y))
+    worst = float((dataclasses.replace(guided, denoiser=good, bad=bad)(x, 0.5, y=y) - exact).abs().max())
+    return worst, "<= 1e-12", worst <= 1e-12
+
+
+def _renoised(guided: CFGpp, schedule: Schedule) -> tuple[object, str, bool]:
+    """A DDIM step interpolates to x_0 by omega, and renoises with the null branch's eps."""
+    base, noise, worst = CLASSES.denoiser(schedule), Noise(range(6)), 0.0
+    made = dataclasses.replace(guided, denoiser=base)
+    x, y = CLASSES.sample(6, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
+    for k in steps(schedule, guided.grid)[:-1]:
+        if k.alpha_t > 0.0:
+            null, conditional = base(x, k.t), base(x, k.t, y=y)
+            eps = (x - k.alpha_t * null) / k.sigma_t
+            exact = k.alpha_s * (null + guided.omega * (conditional - null)) + k.sigma_s * eps
+            found, _ = DDIM().step(made, x.clone(), k, None, noise, {"y": y})
+            worst = max(worst, float((found - exact).abs().max() / exact.abs().max()))
+    return worst, "<= 1e-11", worst <= 1e-11
+
+
+_OWN: dict[type, list[Any]] = {
+    ClassifierFree: [_off, _unconditional, _linear],
+    Classifier: [_silent, _bayes],
+    DynamicThreshold: [_in_range],
+    Autoguidance: [_same_model, _away],
+    CFGpp: [_renoised],
+}

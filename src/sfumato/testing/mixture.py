@@ -142,6 +142,10 @@ class GaussianMixture:
         z = sign * (x - self.means.flatten()) / self._given.flatten().sqrt()
         return total(self.weights * 0.5 * torch.special.erfc(-z / math.sqrt(2)))[:, None]
 
+    def log_joint(self, x: Tensor, alpha: Any, sigma: Any, y: Tensor | None = None) -> Tensor:
+        """Return log p(component k, x_t = x), float64[B, K], for x [B, D]; -inf for components that are not of `y`."""
+        return self._joint(x, alpha, sigma, y)[0]
+
     def _joint(self, x: Tensor, alpha: Any, sigma: Any, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return log(weights_k N(x; alpha m_k, v_k)) [B, K], and x - alpha m_k in each component's axes, [B, K, D]."""
         alpha, sigma = _inner(alpha), _inner(sigma)

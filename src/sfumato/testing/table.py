@@ -28,10 +28,12 @@ from ..core import (
     VPScaledLinear,
     VPSigmoid,
     ZeroTerminalSNR,
+    grids,
 )
-from ..guidance import ClassifierFree, Interval, Rescale
+from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, Interval, Rescale
 from ..solvers import DDIM, DDPM, DPMpp2M, Euler, Heun
 from ..solvers.churn import Churn
+from .classifier import ExactClassifier
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 
@@ -90,6 +92,12 @@ SOLVERS: dict[str, Solver] = {
     "DPMpp2M": DPMpp2M(),
 }
 
+
+def worse(model: GaussianMixture) -> GaussianMixture:
+    """Return a bad model of the same data: its components too near to each other and half as wide again."""
+    return GaussianMixture(0.8 * model.means, 1.5 * model.covariances, model.weights, model.labels)
+
+
 _guided = ClassifierFree(denoiser=CLASSES.denoiser(VPLinear()), scale=2.5)
 
 GUIDANCE: dict[str, Any] = {
@@ -97,5 +105,15 @@ GUIDANCE: dict[str, Any] = {
     "Interval": Interval(denoiser=_guided, low=0.3, high=3.0),
     "Rescale": Rescale(denoiser=_guided),
     "Rescale(V)": Rescale(denoiser=_guided, space=V()),
+    "Classifier": Classifier(
+        denoiser=CLASSES.denoiser(VPLinear()),
+        classifier=ExactClassifier(model=CLASSES, schedule=VPLinear()),
+        scale=2.0,
+    ),
+    "DynamicThreshold": DynamicThreshold(denoiser=_guided, quantile=0.9),
+    "CFGpp": CFGpp(denoiser=CLASSES.denoiser(VPLinear()), omega=0.6, grid=grids.uniform(VPLinear(), 24)),
+    "Autoguidance": Autoguidance(
+        denoiser=CLASSES.denoiser(VPLinear()), bad=worse(CLASSES).denoiser(VPLinear()), scale=2.0
+    ),
     "Rescale(Interval)": Rescale(denoiser=Interval(denoiser=_guided, low=0.3, high=3.0)),
 }
