@@ -13,16 +13,20 @@ Each figure says how it was measured; those not measured in the same way refuse 
 EPILOG = """examples:
   sfumato evaluate runs/digits/20260101-120000-ab12 -n 1000
   sfumato evaluate my-model --data digits --json > figures.json
+  sfumato evaluate my-model --data digits --likelihood
   sfumato evaluate other-model --data digits --against figures.json"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a training run, or a folder that Pipeline.save wrote")
-    parser.add_argument("-n", type=int, default=1000, help="samples (1000)")
+    parser.add_argument("-n", type=int, default=1000, help="samples, or rows for the likelihood (1000)")
     parser.add_argument("--seed", type=int, default=0, help="of the first sample (0)")
     parser.add_argument("--data", metavar="RECIPE", default=None, help="the recipe whose data to use (the run's own)")
     parser.add_argument("--against", metavar="JSON", default=None, help="figures of an earlier evaluation")
+    parser.add_argument(
+        "--likelihood", action="store_true", help="measure bits per dimension of the data instead of samples"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -30,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..core import to_config
     from ..pipeline import load
-    from ..recipes.evaluation import evaluate
+    from ..recipes import bits_per_dim
+    from ..recipes.evaluation import Evaluation, evaluate
     from .progress import Progress
 
     earlier = None if args.against is None else figures(Path(args.against))
@@ -42,20 +47,24 @@ def run(args: argparse.Namespace) -> int:
             bar.stage(what, of)
             bar.update(done)
 
-        found = evaluate(pipe, data, args.n, args.seed, say)
+        if args.likelihood:
+            found = Evaluation(model=[bits_per_dim(pipe, data, args.n, args.seed, say)], real=[])
+        else:
+            found = evaluate(pipe, data, args.n, args.seed, say)
+    code = 130 if any(f.note.startswith("stopped") for f in found.model) else 0
     differences = {}
     if earlier is not None:
         differences = {f.name: f - earlier[f.name] for f in found.model if f.name in earlier}
     if args.json:
         sides = {side: [to_config(f) for f in getattr(found, side)] for side in ("model", "real")}
         print(json.dumps({"model_sha256": pipe.sha256(), **sides, "difference": differences}))
-        return 0
+        return code
     real = {f.name: f.value for f in found.real}
     for f in found.model:
         beside = f"   real data: {real[f.name]:.4g}" if f.name in real else ""
         change = f"   change: {differences[f.name]:+.4g}" if f.name in differences else ""
         print(f"{f}{beside}{change}")
-    return 0
+    return code
 
 
 def figures(path: Path) -> dict[str, Any]:

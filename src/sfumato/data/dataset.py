@@ -43,6 +43,11 @@ class Dataset(ABC):
         """The names of the classes that `cond["y"]` numbers, None where there are none."""
         return None
 
+    @property
+    def bin(self) -> float | None:
+        """The distance of neighbouring levels of x_0, None where it is not on a lattice: what a likelihood needs."""
+        return None
+
 
 class InMemory(Dataset):
     """A data set that is a few tensors; a member gives them with `_load`."""

@@ -44,3 +44,8 @@ class Digits(InMemory):
     def classes(self) -> tuple[str, ...]:
         """The ten digits."""
         return tuple("0123456789")
+
+    @property
+    def bin(self) -> float:
+        """17 grey levels from -1 to 1 are an eighth apart."""
+        return 1 / 8

@@ -94,6 +94,11 @@ class ImageFolder(Dataset):
         return self._scan.classes
 
     @property
+    def bin(self) -> float:
+        """256 levels from -1 to 1."""
+        return 2 / 255
+
+    @property
     def fingerprint(self) -> str:
         """A sha256 of the names, the contents and the labels of the pictures that are used."""
         return self._scan.fingerprint

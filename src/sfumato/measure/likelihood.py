@@ -185,9 +185,9 @@ def log_likelihood(
 
     `grid` falls from noise to data, as for `sample`; a last time 0 is left out, so x is held against the data with
     noise of the last s added: `grids.log_snr(schedule, n, sigma_min=...)` has equal steps of ln s, which suits. The
-    start of the sampler, N(0, sigma^2), is the prior. `trace` is `Rademacher()` unless given; it and `bin` (the distance
-    of neighbouring levels of discrete data, which are dequantised) draw from `seeds`, one a row. `sigma_data` is c
-    above: any value is right, the data's deviation costs least error. `callback(done, of)` is told of every step.
+    start of the sampler, N(0, sigma^2), is the prior. `trace` is `Rademacher()` unless given; it and `bin` (the
+    distance of neighbouring levels of discrete data, which are dequantised) draw from `seeds`, one a row. `sigma_data`
+    is c above: any value is right, the data's deviation costs least error. `callback(done, of)` is told of every step.
 
     Raises `InputError` where seeds are missing, alpha = 0 at the start, or the denoiser cannot be differentiated.
     """
@@ -200,9 +200,7 @@ def log_likelihood(
         x = dequantise(x, bin, _needed(noise))
     plan = steps(denoiser.schedule, grid[:-1] if float(grid[-1]) == 0.0 else grid)
     if plan[0].alpha_t <= 0.0:
-        raise InputError(
-            "a likelihood cannot start where alpha = 0: use a grid with a sigma_max, such as grids.log_snr"
-        )
+        raise InputError("a likelihood cannot start where alpha = 0: use a grid with a sigma_max, as grids.log_snr")
     edges = [-plan[-1].lam_s, *(-k.lam_t for k in reversed(plan))]  # ln s, rising
     times = [plan[-1].s, *(k.t for k in reversed(plan))]
     field = _Field(denoiser, x.double(), trace, noise, dict(cond), sigma_data)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from .datasaurus import datasaurus
 from .digits import digits
 from .folder import folder
+from .likelihood import bits_per_dim
 from .overrides import changes, flatten, override
 from .recipe import Recipe, recipe_of, train
 from .run import pipeline_of_run
@@ -16,6 +17,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {"datasaurus": datasaurus, "digits": 
 __all__ = [
     "RECIPES",
     "Recipe",
+    "bits_per_dim",
     "changes",
     "datasaurus",
     "digits",
