@@ -4,8 +4,10 @@ The contract: `net(x, c_noise, **cond)` = `net.trunk(x, net.embed(c_noise), **co
 conditions that it takes, each with its null value.
 """
 
+from .blocks.kernels import packed
 from .dit import DiT, DiTConfig
+from .encoder import Encoder, EncoderConfig
 from .mlp import MLP, MLPConfig
 from .unet import UNet, UNetConfig
 
-__all__ = ["MLP", "DiT", "DiTConfig", "MLPConfig", "UNet", "UNetConfig"]
+__all__ = ["MLP", "DiT", "DiTConfig", "Encoder", "EncoderConfig", "MLPConfig", "UNet", "UNetConfig", "packed"]
