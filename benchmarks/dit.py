@@ -9,8 +9,8 @@ import torch
 from harness import compare, finish
 
 import sfumato as sf
-from sfumato.nets.blocks.embedding import Sinusoidal
 from sfumato.nets import packed
+from sfumato.nets.blocks.embedding import Sinusoidal
 from sfumato.nets.dit import dit_s
 
 BATCH, CLASSES, SCALE = 8, 1000, 4.0
