@@ -12,6 +12,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import (
+        align as align,
+    )
+    from . import (
         core as core,
     )
     from . import (
@@ -169,6 +172,7 @@ if TYPE_CHECKING:
     )
 
 _ROOMS = (
+    "align",
     "core",
     "data",
     "guidance",

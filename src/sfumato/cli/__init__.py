@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("sfumato.cli.train", "train a recipe, or go on with a run"),
     "sample": ("sfumato.cli.sample", "draw samples from a model"),
     "evaluate": ("sfumato.cli.evaluate", "measure a model against held-out data"),
+    "optimise-grid": ("sfumato.cli.optimise_grid", "search the grid of few steps that suits a model"),
     "reproduce": ("sfumato.reproduce.command", "check a published system's claims on this machine"),
     "inspect": ("sfumato.cli.inspect", "say what a model, a run or a picture is"),
     "doctor": ("sfumato.cli.doctor", "check this machine: versions, devices, disk"),

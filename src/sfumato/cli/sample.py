@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 DESCRIPTION = "Draw samples from a model; each PNG carries the settings that made it."
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first sample; the next has seed + 1 (0)")
     parser.add_argument("--steps", type=int, default=None, help="steps of the grid (the model's default)")
     parser.add_argument("--solver", default=None, help="ddpm, ddim, euler, heun or dpm++2m (the model's default)")
-    parser.add_argument("--grid", default=None, help="uniform, karras, log_snr, quadratic... (the model's default)")
+    parser.add_argument("--grid", default=None, help="uniform, karras, log_snr... or a grid file (the model's default)")
     parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance, 1 is off")
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide in this range of s")
     parser.add_argument("--rescale", type=float, default=None, help="rescale guidance by this phi (0.7 in the paper)")
@@ -61,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
         settings = read_settings(args.like)
         call = arguments(settings.request)
     pipe = load(args.model)
+    if str(call["grid"] or "").endswith(".json"):
+        from ..align import read_levels, times
+
+        call["grid"] = times(pipe.denoiser.schedule, read_levels(Path(call["grid"])), args.steps).tolist()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         pipe.to(device)
