@@ -7,6 +7,7 @@ from .folder import ImageFolder, Report
 from .images import decode
 from .labels import Captions, Labels, SubFolders, Unlabelled, text
 from .loader import Loader
+from .pairs import pairs
 from .points import (
     Checkerboard,
     Datasaurus,
@@ -45,6 +46,7 @@ __all__ = [
     "decode",
     "digits",
     "moons",
+    "pairs",
     "rings",
     "spirals",
     "split",

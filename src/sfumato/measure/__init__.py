@@ -12,6 +12,7 @@ from .memorisation import Memorisation, memorisation
 from .neighbours import coverage, density, precision, recall
 from .points import mmd2, nearest_distance, sliced_wasserstein
 from .statistics import Moments, Statistics
+from .straightness import Paths, straightness
 
 __all__ = [
     "HEUN",
@@ -27,6 +28,7 @@ __all__ = [
     "Memorisation",
     "Moments",
     "Normal",
+    "Paths",
     "Rademacher",
     "Resize",
     "RungeKutta",
@@ -46,4 +48,5 @@ __all__ = [
     "precision",
     "recall",
     "sliced_wasserstein",
+    "straightness",
 ]

@@ -1,19 +1,25 @@
 """Objectives: time law x weighting x prediction space, (denoiser, batch, noise) -> loss[B], unreduced."""
 
+from .couplings import Coupling, Given, Independent, MiniBatchOT
 from .denoising import Denoising, Objective
-from .time_laws import CosMap, Discrete, LogitNormal, LogNormal, TimeLaw, Uniform
+from .time_laws import CosMap, Discrete, LogitNormal, LogNormal, Mode, TimeLaw, Uniform
 from .weightings import P2, SNR, KarrasWeight, MinSNR, Sigmoid, Simple, Weighting
 
 __all__ = [
     "P2",
     "SNR",
     "CosMap",
+    "Coupling",
     "Denoising",
     "Discrete",
+    "Given",
+    "Independent",
     "KarrasWeight",
     "LogNormal",
     "LogitNormal",
     "MinSNR",
+    "MiniBatchOT",
+    "Mode",
     "Objective",
     "Sigmoid",
     "Simple",

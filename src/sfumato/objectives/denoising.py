@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import Batch, InputError, Noise, Preconditioned, per_row, register
+from .couplings import Coupling, Independent
 from .time_laws import TimeLaw, Uniform
 from .weightings import Simple, Weighting
 
@@ -28,12 +29,14 @@ class Denoising:
 
     With `drop`, each condition that has a null value is replaced by it with that probability, all of a row together,
     which is what classifier-free guidance needs (Ho & Salimans 2022, arXiv 2207.12598, algorithm 1: 0.1 to 0.2).
+    `coupling` says which noise a row is mixed with: its own, or for straighter flows one of `couplings`.
     Defaults: uniform t and the simple weighting, DDPM's (arXiv 2006.11239, algorithm 1); nothing dropped.
     """
 
     time: TimeLaw = field(default_factory=Uniform)
     weighting: Weighting = field(default_factory=Simple)
     drop: float = 0.0
+    coupling: Coupling = field(default_factory=Independent)
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop <= 1:
@@ -41,10 +44,10 @@ class Denoising:
 
     def __call__(self, denoiser: Preconditioned, batch: Batch, noise: Noise) -> Tensor:
         """Return the loss[B] of `batch` with the randomness of `noise`, one seed a row."""
+        batch, eps = self.coupling(batch, noise.like(batch.x0, "eps"))
         x0 = batch.x0
         t = self.time(noise.uniform("time"), denoiser.schedule)
         alpha, sigma = denoiser.schedule(t)
-        eps = noise.like(x0, "eps")
         x = torch.addcmul(x0 * per_row(alpha, x0), eps, per_row(sigma, x0))
         out, a, s = denoiser.output(x, t, **self.dropped(denoiser, batch, noise))
         error = (out - denoiser.prediction.target(x0, eps, a, s)).square().flatten(1).mean(1)

@@ -95,3 +95,24 @@ class CosMap:
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Return the times."""
         return 1 - 1 / (torch.tan(math.pi / 2 * u) + 1)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """t = 1 - u - kappa (cos^2(pi u / 2) - 1 + u), density 1 / (1 + kappa (1 - pi/2 sin(pi u))) at t
+    (Esser et al. 2024, arXiv 2403.03206, eq. 20).
+
+    kappa > 0 favours the middle, < 0 the ends; 1.29, the default, is the paper's best. Raises `InputError` outside of
+    [-1, 2 / (pi - 2)], where t is not monotone in u.
+    """
+
+    kappa: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.kappa <= 2 / (math.pi - 2):
+            raise InputError(f"Mode.kappa={self.kappa} must lie in [-1, {2 / (math.pi - 2):.4g}]")
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        return 1 - u - self.kappa * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
