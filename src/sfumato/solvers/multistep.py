@@ -1,0 +1,97 @@
+"""The step that the exact multistep methods share: an exponential Adams formula, and how it starts.
+
+P is the polynomial through the last values. Written for x0_hat; in eps_hat it is the same with alpha and sigma
+exchanged, which negates lambda.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..core import Step
+from .phi import adams, combine
+
+Values = tuple[tuple[Tensor, float], ...]  # the last x0_hat (or eps_hat) with their lambda, the newest first
+
+
+class Start(NamedTuple):
+    """Where a run began, at a finite lambda, and the factors with which its values stand in x, the newest first.
+
+    `extra` is a value that was of use once, with its factor in x.
+    """
+
+    alpha: float
+    sigma: float
+    rate: float
+    used: tuple[float, ...] = ()
+    extra: tuple[Tensor, float] | None = None
+
+
+History = tuple[Values, Start | None]
+EMPTY: History = ((), None)
+
+
+def damping(k: Step, rate: float = 1.0) -> float:
+    """Return the factor on x of a step at `rate` a = 1 + eta: (sigma_s / sigma_t) e^(-eta h)."""
+    ratio = k.sigma_s / k.sigma_t
+    return ratio if rate == 1.0 else ratio * math.exp((1.0 - rate) * (k.lam_s - k.lam_t))
+
+
+def bashforth(k: Step, lams: Sequence[float], rate: float = 1.0) -> list[float]:
+    """Return the factors of the values at `lams`, the newest first, in alpha_s a int_0^h e^-a(h-u) P(u) du."""
+    lam, kept = lams[0], damping(k, rate)
+    if len(lams) == 1:
+        return [k.alpha_s - k.alpha_t * kept]
+    weights = adams(rate * (k.lam_s - lam), [rate * (v - lam) for v in lams[1:]])
+    return [k.alpha_s * (1 - sum(weights)) - k.alpha_t * kept, *(k.alpha_s * w for w in weights)]
+
+
+def trapezoid(k: Step, rate: float = 1.0) -> float:
+    """Return the factor of (value at s) - (value at t) where P is the line through the two.
+
+    From alpha_t = 0, where h is infinite, it is the line in e^lambda.
+    """
+    h = rate * (k.lam_s - k.lam_t)
+    return k.alpha_s * (adams(h, [h])[0] if h < math.inf else rate / (1 + rate))
+
+
+def starting(k: Step, lams: Sequence[float], start: Start) -> tuple[list[float], Start]:
+    """Return the factors of the values in a step before there are enough of them, and the start with those in x_s.
+
+    One polynomial through all values since the start is integrated from the start to s, so that each new value also
+    corrects the steps before it: the low order of the first steps would otherwise be that of the whole run.
+    """
+    whole = k._replace(alpha_t=start.alpha, sigma_t=start.sigma)
+    first, *others = bashforth(whole, lams[::-1], start.rate)
+    in_s, kept = (*others[::-1], first), damping(k, start.rate)
+    return [w - kept * u for w, u in zip(in_s, (0.0, *start.used))], start._replace(used=in_s, extra=None)
+
+
+def advance(
+    x: Tensor, k: Step, value: Tensor, state: History, points: int, rate: float = 1.0
+) -> tuple[Tensor, History]:
+    """Return x_s by the formula through `points` values, of which `value` at t is the newest, and the next history.
+
+    A value at alpha_t = 0 is at infinite lambda, where no polynomial can use it again.
+    """
+    earlier, start = state
+    values = ((value, k.lam_t), *earlier)
+    if not earlier and points > 2 and k.alpha_t > 0.0:
+        start = Start(k.alpha_t, k.sigma_t, rate)
+    lams = [lam for _, lam in values]
+    extra = None if start is None else start.extra
+    if start is None:
+        factors = bashforth(k, lams, rate)
+    else:
+        factors, start = starting(k, lams, start)
+    terms = [(v, b) for (v, _), b in zip(values, factors)]
+    if extra is not None:
+        terms.append((extra[0], -damping(k, rate) * extra[1]))
+    x = combine(x, damping(k, rate), terms)
+    if k.alpha_t <= 0.0:
+        return x, EMPTY
+    return x, (values[: points - 1], start if len(values) < points else None)
