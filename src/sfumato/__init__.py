@@ -15,6 +15,9 @@ if TYPE_CHECKING:
         align as align,
     )
     from . import (
+        cold as cold,
+    )
+    from . import (
         core as core,
     )
     from . import (
@@ -173,6 +176,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "align",
+    "cold",
     "core",
     "data",
     "guidance",
