@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ..core import InputError, Noise, to_config
+from ..cli.progress import Progress
+from ..core import InputError, Noise, Step, to_config
 from ..data import Digits
 from ..measure.classifier import Classifier, ClassifierConfig, fit_classifier
 from ..pipeline import Output, Pipeline
@@ -75,15 +76,20 @@ def load() -> Data:
 
 
 def draw(pipeline: Pipeline, each: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (samples, asked digits), digit by digit, with a line of progress a chunk."""
+    """Return (samples, asked digits), digit by digit."""
     tensors: list[torch.Tensor] = []
     done, per_call = 0, CHUNK // 10
-    while done < each:
-        n = min(per_call, each - done)
-        out: Output = pipeline([str(d) for d in range(10)], n=n, seed=10 * done)
-        tensors.append(out.tensor.clamp(-1, 1).unflatten(0, (10, n)))
-        done += n
-        _say(f"     {10 * done} of {10 * each}")
+    with Progress("     drawing", 10 * each, quiet=0.0) as bar:
+        while done < each:
+            n = min(per_call, each - done)
+            before = 10 * done
+
+            def step(k: Step, _: torch.Tensor, n: int = n, before: int = before) -> None:
+                bar.update(before + 10 * n * (k.i + 1) // k.n)
+
+            out: Output = pipeline([str(d) for d in range(10)], n=n, seed=10 * done, callback=step)
+            tensors.append(out.tensor.clamp(-1, 1).unflatten(0, (10, n)))
+            done += n
     x = torch.cat(tensors, 1)
     return x.flatten(0, 1), torch.arange(10).repeat_interleave(each)
 
