@@ -84,6 +84,26 @@ REFERENCES: dict[str, Reference] = {
         "{DPM-Solver++}: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
         2022, "arXiv", "2211.01095",
     ),
+    "lu2022dpmsolver": Reference(
+        "Lu, Cheng and Zhou, Yuhao and Bao, Fan and Chen, Jianfei and Li, Chongxuan and Zhu, Jun",
+        "{DPM-Solver}: A Fast {ODE} Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps",
+        2022, "NeurIPS", "2206.00927",
+    ),
+    "zhang2023deis": Reference(
+        "Zhang, Qinsheng and Chen, Yongxin",
+        "Fast Sampling of Diffusion Models with Exponential Integrator", 2023, "ICLR", "2204.13902",
+    ),
+    "zhao2023unipc": Reference(
+        "Zhao, Wenliang and Bai, Lujia and Rao, Yongming and Zhou, Jie and Lu, Jiwen",
+        "{UniPC}: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models",
+        2023, "NeurIPS", "2302.04867",
+    ),
+    "xue2023sasolver": Reference(
+        "Xue, Shuchen and Yi, Mingyang and Luo, Weijian and Zhang, Shifeng and Sun, Jiacheng and Li, Zhenguo "
+        "and Ma, Zhi-Ming",
+        "{SA-Solver}: Stochastic {Adams} Solver for Fast Sampling of Diffusion Models",
+        2023, "NeurIPS", "2309.05019",
+    ),
     "peebles2023dit": Reference(
         "Peebles, William and Xie, Saining",
         "Scalable Diffusion Models with Transformers", 2023, "ICCV", "2212.09748",
@@ -154,6 +174,19 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Heun": ("karras2022edm",),
     "Churn": ("karras2022edm",),
     "DPMpp2M": ("lu2022dpmpp",),
+    "DPMpp3M": ("lu2022dpmpp",),
+    "DPMpp3MShipped": ("lu2022dpmpp",),
+    "DPMpp2S": ("lu2022dpmpp",),
+    "DPMpp3S": ("lu2022dpmpp",),
+    "DPMpp2MSDE": ("lu2022dpmpp",),
+    "DPMpp2MHeunSDE": ("lu2022dpmpp",),
+    "DPMpp3MSDE": ("lu2022dpmpp",),
+    "DPMSolver2": ("lu2022dpmsolver",),
+    "DPMSolver3": ("lu2022dpmsolver",),
+    "DEIS": ("zhang2023deis",),
+    "UniP": ("zhao2023unipc",),
+    "UniPC": ("zhao2023unipc",),
+    "SASolver": ("xue2023sasolver",),
     # guidance
     "ClassifierFree": ("ho2022cfg",),
     "Interval": ("kynkaanniemi2024interval",),

@@ -11,7 +11,26 @@ import torch
 from torch import Tensor
 
 from ..core import InputError, Schedule, Solver, grids, nearest, register
-from ..solvers import DDIM, DDPM, DPMpp2M, Euler, Heun
+from ..solvers import (
+    DDIM,
+    DDPM,
+    DEIS,
+    DPMpp2M,
+    DPMpp2MHeunSDE,
+    DPMpp2MSDE,
+    DPMpp2S,
+    DPMpp3M,
+    DPMpp3MSDE,
+    DPMpp3MShipped,
+    DPMpp3S,
+    DPMSolver2,
+    DPMSolver3,
+    Euler,
+    Heun,
+    SASolver,
+    UniP,
+    UniPC,
+)
 
 Grid = Callable[[Schedule, int], Tensor]
 T = TypeVar("T")
@@ -22,6 +41,21 @@ SOLVERS: dict[str, Solver] = {
     "euler": Euler(),
     "heun": Heun(),
     "dpm++2m": DPMpp2M(),
+    "dpm++2m-sde": DPMpp2MSDE(),
+    "dpm++2m-sde-heun": DPMpp2MHeunSDE(),
+    "dpm++3m": DPMpp3M(),
+    "dpm++3m-shipped": DPMpp3MShipped(),
+    "dpm++3m-sde": DPMpp3MSDE(),
+    "dpm++2s": DPMpp2S(),
+    "dpm++3s": DPMpp3S(),
+    "dpm-solver-1": DDIM(),  # what it is
+    "dpm-solver-2": DPMSolver2(),
+    "dpm-solver-3": DPMSolver3(),
+    "deis": DEIS(),
+    "unip": UniP(),
+    "unipc": UniPC(),
+    "unipc-3": UniPC(p=3),
+    "sa": SASolver(),
 }
 GRIDS: dict[str, Grid] = {
     "uniform": grids.uniform,

@@ -2,8 +2,38 @@
 
 from .ddim import DDIM
 from .ddpm import DDPM
+from .deis import DEIS
+from .dpm_solver import DPMSolver2, DPMSolver3
 from .dpmpp_2m import DPMpp2M
+from .dpmpp_2m_sde import DPMpp2MHeunSDE, DPMpp2MSDE
+from .dpmpp_2s import DPMpp2S
+from .dpmpp_3m import DPMpp3M, DPMpp3MShipped
+from .dpmpp_3m_sde import DPMpp3MSDE
+from .dpmpp_3s import DPMpp3S
 from .euler import Euler
 from .heun import Heun
+from .sa_solver import SASolver
+from .unipc import BH1, BH2, UniP, UniPC
 
-__all__ = ["DDIM", "DDPM", "DPMpp2M", "Euler", "Heun"]
+__all__ = [
+    "BH1",
+    "BH2",
+    "DDIM",
+    "DDPM",
+    "DEIS",
+    "DPMSolver2",
+    "DPMSolver3",
+    "DPMpp2M",
+    "DPMpp2MHeunSDE",
+    "DPMpp2MSDE",
+    "DPMpp2S",
+    "DPMpp3M",
+    "DPMpp3MSDE",
+    "DPMpp3MShipped",
+    "DPMpp3S",
+    "Euler",
+    "Heun",
+    "SASolver",
+    "UniP",
+    "UniPC",
+]

@@ -23,8 +23,8 @@ class SASolver:
     the reverse SDE: 1 is that of the forward process, 0 the probability-flow ODE, of order p + 1. It applies for
     low <= sigma / alpha <= high and is 0 elsewhere.
 
-    Defaults: tau = 1 everywhere and p = 3, a predictor and a corrector of three steps; for CIFAR-10 the paper has
-    low 0.05 and high 1 (appendix E). Raises `InputError` for p other than 1, 2 and 3, and a negative tau.
+    Defaults: tau = 1 at every noise level (the paper confines it to some of them), and p = 3 for predictor and
+    corrector. Raises `InputError` for p other than 1, 2 and 3, a negative tau, and low above high.
     """
 
     tau: float = 1.0

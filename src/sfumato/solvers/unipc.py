@@ -45,8 +45,7 @@ class UniPC:
     The first steps use what values there are, which costs p = 3 its order only far below the errors of any use: x0_hat
     hardly changes there. The state that is returned is predicted, and corrected at the next step.
 
-    Defaults: p = 2 and B = `BH2`, the paper's for guided sampling; p = 3 is its choice for unconditional sampling
-    (section 4.1). Raises `InputError` for another p.
+    Defaults: p = 2, the usual choice under guidance (3 without), and B = `BH2`. Raises `InputError` for another p.
     """
 
     p: int = 2

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core import InputError, Schedule, from_config, grids, sample, to_config
 from ..solvers.churn import Churn
+from ..solvers.unipc import BH1, BH2
 from .report import Case
 from .table import CHURN, CLASSES, PREDICTIONS, SCHEDULES
 
@@ -119,7 +120,7 @@ def _others(value: Any, hint: Any) -> Iterator[Any]:
         yield from (v for v in typing.get_args(hint) if v != value)
     else:
         arms = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        known = [None, CHURN, Churn(amount=4.0), {"y": 0}, *SCHEDULES.values(), *PREDICTIONS.values()]
+        known = [None, CHURN, Churn(amount=4.0), {"y": 0}, BH1(), BH2(), *SCHEDULES.values(), *PREDICTIONS.values()]
         yield from (v for v in known if v != value and any(_is(v, arm) for arm in arms))
 
 

@@ -31,7 +31,27 @@ from ..core import (
     grids,
 )
 from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, Interval, Rescale
-from ..solvers import DDIM, DDPM, DPMpp2M, Euler, Heun
+from ..solvers import (
+    BH1,
+    DDIM,
+    DDPM,
+    DEIS,
+    DPMpp2M,
+    DPMpp2MHeunSDE,
+    DPMpp2MSDE,
+    DPMpp2S,
+    DPMpp3M,
+    DPMpp3MSDE,
+    DPMpp3MShipped,
+    DPMpp3S,
+    DPMSolver2,
+    DPMSolver3,
+    Euler,
+    Heun,
+    SASolver,
+    UniP,
+    UniPC,
+)
 from ..solvers.churn import Churn
 from .classifier import ExactClassifier
 from .gaussian import Gaussian
@@ -90,6 +110,24 @@ SOLVERS: dict[str, Solver] = {
     "Heun": Heun(),
     "Heun(churn)": Heun(churn=CHURN),
     "DPMpp2M": DPMpp2M(),
+    "DPMpp3M": DPMpp3M(),
+    "DPMpp3MShipped": DPMpp3MShipped(),
+    "DPMpp2S": DPMpp2S(),
+    "DPMpp3S": DPMpp3S(),
+    "DPMpp2MSDE": DPMpp2MSDE(),
+    "DPMpp2MHeunSDE": DPMpp2MHeunSDE(),
+    "DPMpp3MSDE": DPMpp3MSDE(),
+    "DPMSolver2": DPMSolver2(),
+    "DPMSolver3": DPMSolver3(),
+    "DEIS": DEIS(),
+    "DEIS(order=2)": DEIS(order=2),
+    "DEIS(order=4)": DEIS(order=4),
+    "UniP(BH1)": UniP(b=BH1()),
+    "UniPC": UniPC(),
+    "UniPC(BH1)": UniPC(b=BH1()),
+    "UniPC(p=3)": UniPC(p=3),
+    "SASolver": SASolver(),
+    "SASolver(p=2, range)": SASolver(p=2, tau=0.8, low=0.1, high=20.0),
 }
 
 
