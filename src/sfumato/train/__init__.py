@@ -7,6 +7,7 @@ from .distributed import DDP, FSDP, Parallel
 from .ema import EMA
 from .loop import Result, Trainer
 from .lr import Constant, Cosine, InverseSqrt, Rate
+from .posthoc import PostHoc, reconstruct
 from .runs import Run, read_metrics
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Cosine",
     "InverseSqrt",
     "Parallel",
+    "PostHoc",
     "Rate",
     "Result",
     "Run",
@@ -26,4 +28,5 @@ __all__ = [
     "Trainer",
     "latest_checkpoint",
     "read_metrics",
+    "reconstruct",
 ]

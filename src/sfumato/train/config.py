@@ -10,6 +10,7 @@ import torch
 from ..core import InputError, register
 from .distributed import DDP, Parallel
 from .lr import Constant, Rate
+from .posthoc import PostHoc
 
 
 @register
@@ -42,6 +43,7 @@ class TrainConfig:
     - `clip`: the gradient's norm is scaled down to this (1 as in DDPM's code); None does not clip.
     - `ema`: half-lives in images, one average each; 0.5 M is EDM's for CIFAR-10 (arXiv 2206.00364, table 7).
       `ema_ramp` is explained in `EMA`.
+    - `posthoc`: track and save averages from which one of any length can be made after training (`PostHoc`).
     - `precision`: fp32; bf16 or fp16 run the network under autocast, fp16 with loss scaling. Weights stay float32.
     - `compile`: compile the network. `parallel`: how several processes share the work, `DDP` or `FSDP`.
     - `seed`: batch, noise, times and dropout of a step are pure functions of (seed, step).
@@ -62,6 +64,7 @@ class TrainConfig:
     clip: float | None = 1.0
     ema: tuple[float, ...] = (500_000.0,)
     ema_ramp: float | None = 0.05
+    posthoc: PostHoc | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     parallel: Parallel = field(default_factory=DDP)

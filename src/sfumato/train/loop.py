@@ -20,6 +20,7 @@ from . import checkpoint as disk
 from .config import DTYPES, TrainConfig
 from .distributed import FSDP, share, with_net
 from .ema import swapped
+from .posthoc import cut, save_snapshot
 from .progress import Progress, Silent, progress
 from .runs import Metrics, Run, description
 from .signals import Stop, stoppable
@@ -124,6 +125,7 @@ class Trainer:
         if found is not None:
             self.state.restore(found)
         if self.world.rank == 0:
+            cut(self.run, self.state.tally.step)
             self._metrics = Metrics(self.run, self.state.tally.step)
             stack.callback(lambda: self._metrics and self._metrics.close())
         if found is None:
@@ -143,6 +145,8 @@ class Trainer:
             done = tally.step >= config.steps
             if done or tally.step % config.log_every == 0:
                 self._log()
+            if config.posthoc is not None and (done or tally.step % config.posthoc.every == 0):
+                self._snapshot()  # before the checkpoint: a run that is killed in between goes back and writes it again
             if (done or asked or tally.step % config.checkpoint_every == 0) and not self._save():
                 return
             if done or tally.step % config.sample_every == 0:
@@ -206,6 +210,7 @@ class Trainer:
         if self._metrics is not None:
             self._metrics.close()
             self._metrics = Metrics(self.run, tally.step)
+            cut(self.run, tally.step)
 
     def _save(self) -> bool:
         """Write a checkpoint; where a tensor is not finite, write none, roll back and return False."""
@@ -222,6 +227,13 @@ class Trainer:
             disk.save(self.run.checkpoints, self.state.tally.step, parts, self.state.numbers(), self.config.keep)
         self.world.barrier()
         return True
+
+    def _snapshot(self) -> None:
+        """Save the power-function averages, from which others can be made later."""
+        averages = {name: self.world.whole(tensor) for name, tensor in self.state.powers.state().items()}
+        if self.run is not None and self.world.rank == 0:
+            step = self.state.tally.step
+            save_snapshot(self.run, step, step * self.config.batch_size, averages)
 
     def _log(self) -> None:
         tally, config = self.state.tally, self.config

@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .distributed import World
 from .ema import EMA
+from .posthoc import PowerEMA
 
 
 @dataclass
@@ -41,6 +42,7 @@ class State:
         self.net, self.config, self.world = net, config, world
         self.tally = Tally(scale=65536.0 if config.precision == "fp16" else 1.0)
         self.ema = EMA(net, config.ema, config.ema_ramp)
+        self.powers = PowerEMA(net, () if config.posthoc is None else config.posthoc.sigma_rels)
         self.trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
         # one list for each moment; the functional form takes them as they are, and costs half of the object's step
         self.moments = {
@@ -83,6 +85,7 @@ class State:
                     maximize=False,
                 )
             self.ema.update(config.batch_size, tally.step * config.batch_size)
+            self.powers.update(config.batch_size, (tally.step + 1) * config.batch_size)
             tally.in_a_row = 0
             tally.loss, tally.norm, tally.count = tally.loss + loss, tally.norm + norm, tally.count + 1
         elif math.isfinite(loss) and tally.scale > 1.0:
@@ -100,7 +103,8 @@ class State:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the live tensors, as a checkpoint's files name them."""
         optim = {f"{key}/{name}": t for name, moments in self.moments.items() for key, t in moments.items()}
-        return {"model": dict(self.net.state_dict()), "ema": self.ema.state(), "optim": optim}
+        parts = {"model": dict(self.net.state_dict()), "ema": self.ema.state(), "optim": optim}
+        return parts if self.config.posthoc is None else parts | {"powers": self.powers.state()}
 
     def whole(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors unsliced; every process of the world must ask."""
