@@ -2,7 +2,7 @@
 
 from .autoguidance import Autoguidance
 from .cfgpp import CFGpp
-from .classifier import Classifier, LogLikelihood
+from .classifier import Classifier, Logits, LogLikelihood
 from .classifier_free import ClassifierFree
 from .dynamic_threshold import DynamicThreshold
 from .guided import Guided
@@ -18,5 +18,6 @@ __all__ = [
     "Guided",
     "Interval",
     "LogLikelihood",
+    "Logits",
     "Rescale",
 ]

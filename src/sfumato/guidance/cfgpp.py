@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import InputError, per_row, steps
-from .guided import Around, check_null, with_null
+from .guided import Around, check_null, check_run, step_at, with_null
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,20 +46,12 @@ class CFGpp(Around):
 
     def scale(self, t: float | Tensor) -> float | Tensor:
         """Return w at time t: that of the step (t_(k+1), t_k] that holds it, and of the nearest beyond both ends."""
-        moment = torch.as_tensor(t, dtype=torch.float64).cpu()
-        step = (self.grid.double() >= moment[..., None]).sum(-1) - 1
-        w = self._scales[step.clamp(0, len(self._scales) - 1)]
+        w = self._scales[step_at(self.grid, t)]
         return w if isinstance(t, Tensor) else float(w)
 
     def prepare(self, times: Sequence[float]) -> Self:
         """Return this prepared for the times of a run over its own grid, or over a stretch of it."""
-        known = self.grid.double().tolist()[:-1]
-        start = known.index(times[0]) if times and times[0] in known else 0
-        if list(times) != known[start : start + len(times)]:
-            raise InputError(
-                f"CFG++ was given a grid of {len(known)} steps and is run over another of {len(times)}: its strength "
-                "belongs to the grid, so give CFGpp the grid of the run"
-            )
+        check_run("CFGpp", self.grid, times)
         return super().prepare(times)
 
     def branches(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor]:

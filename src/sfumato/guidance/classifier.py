@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from ..core import InputError, check_cond
+from ..core import InputError, Preconditioned, check_cond
 from .guided import Around, branches_of, gradient, reach, taken
 
 
@@ -18,6 +19,24 @@ class LogLikelihood(Protocol):
     def __call__(self, x: Tensor, t: float | Tensor, y: Tensor) -> Tensor:
         """Return log p(y | x_t) for each row of x [B, ...], t a float or float64[B]; a row depends on itself alone."""
         ...
+
+
+class Logits:
+    """log p(y | x_t) by a network whose output are class logits: log_softmax(network.output(x, t))_y.
+
+    `network` is the `Preconditioned` that the objective `Classifying` trains. Raises `InputError` for labels that it
+    does not know.
+    """
+
+    def __init__(self, network: Preconditioned) -> None:
+        self.network = network
+
+    def __call__(self, x: Tensor, t: float | Tensor, y: Tensor) -> Tensor:
+        """Return log p(y | x_t = x), [B]."""
+        out = self.network.output(x, t)[0]
+        if y.shape != x.shape[:1] or not bool(((y >= 0) & (y < out.shape[1])).all()):
+            raise InputError(f"this classifier knows the classes 0..{out.shape[1] - 1}: give one of them for each row")
+        return torch.log_softmax(out, 1).gather(1, y[:, None])[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

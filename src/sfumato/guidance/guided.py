@@ -95,10 +95,12 @@ def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the gradient of `function(x)` [B] with respect to `x` [B, ...], row by row, also under `no_grad`.
 
     The sum over rows is what is differentiated: a row's value depends on that row alone, and so does its gradient.
+    Where `x` itself is being differentiated (a guidance around this one), the gradient can be differentiated too.
     """
+    recorded = torch.is_grad_enabled() and x.requires_grad
     with torch.enable_grad():
-        free = x.detach().requires_grad_()
-        return torch.autograd.grad(function(free).sum(), free)[0]
+        free = x if recorded else x.detach().requires_grad_()
+        return torch.autograd.grad(function(free).sum(), free, create_graph=recorded)[0]
 
 
 def reach(name: str, schedule: Schedule, t: float | Tensor, x: Tensor) -> Any:
@@ -114,6 +116,23 @@ def reach(name: str, schedule: Schedule, t: float | Tensor, x: Tensor) -> Any:
             "start the grid below it (start=0.999)"
         )
     return per_row(sigma * sigma / alpha, x)
+
+
+def step_at(grid: Tensor, t: float | Tensor) -> Tensor:
+    """Return the step k of `grid` whose times (t_(k+1), t_k] hold `t`, int64 of its shape; the nearest beyond them."""
+    moment = torch.as_tensor(t, dtype=torch.float64).cpu()
+    return ((grid.double() >= moment[..., None]).sum(-1) - 1).clamp(0, len(grid) - 2)
+
+
+def check_run(name: str, grid: Tensor, times: Sequence[float]) -> None:
+    """Raise `InputError` unless the `times` of a run are those of `grid`, or of a stretch of it."""
+    known = grid.double().tolist()[:-1]
+    start = known.index(times[0]) if times and times[0] in known else 0
+    if list(times) != known[start : start + len(times)]:
+        raise InputError(
+            f"{name} was given a grid of {len(known)} steps and is run over another of {len(times)}: its strength "
+            f"belongs to the grid, so give {name} the grid of the run"
+        )
 
 
 def _filled(null: Any, value: Tensor) -> Tensor:

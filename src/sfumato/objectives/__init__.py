@@ -1,13 +1,15 @@
 """Objectives: time law x weighting x prediction space, (denoiser, batch, noise) -> loss[B], unreduced."""
 
+from .classifying import Classifying
 from .couplings import Coupling, Given, Independent, MiniBatchOT
 from .denoising import Denoising, Objective
-from .time_laws import CosMap, Discrete, LogitNormal, LogNormal, Mode, TimeLaw, Uniform
+from .time_laws import CosMap, Discrete, Ladder, LogitNormal, LogNormal, Mode, TimeLaw, Uniform
 from .weightings import P2, SNR, KarrasWeight, MinSNR, Sigmoid, Simple, Weighting
 
 __all__ = [
     "P2",
     "SNR",
+    "Classifying",
     "CosMap",
     "Coupling",
     "Denoising",
@@ -15,6 +17,7 @@ __all__ = [
     "Given",
     "Independent",
     "KarrasWeight",
+    "Ladder",
     "LogNormal",
     "LogitNormal",
     "MinSNR",
