@@ -104,6 +104,36 @@ REFERENCES: dict[str, Reference] = {
         "{SA-Solver}: Stochastic {Adams} Solver for Fast Sampling of Diffusion Models",
         2023, "NeurIPS", "2309.05019",
     ),
+    "song2019ncsn": Reference(
+        "Song, Yang and Ermon, Stefano",
+        "Generative Modeling by Estimating Gradients of the Data Distribution", 2019, "NeurIPS", "1907.05600",
+    ),
+    "liu2022pndm": Reference(
+        "Liu, Luping and Ren, Yi and Lin, Zhijie and Zhao, Zhou",
+        "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, "ICLR", "2202.09778",
+    ),
+    "xu2023restart": Reference(
+        "Xu, Yilun and Deng, Mingyang and Cheng, Xiang and Tian, Yonglong and Liu, Ziming and Jaakkola, Tommi",
+        "Restart Sampling for Improving Generative Processes", 2023, "NeurIPS", "2306.14878",
+    ),
+    "song2023consistency": Reference(
+        "Song, Yang and Dhariwal, Prafulla and Chen, Mark and Sutskever, Ilya",
+        "Consistency Models", 2023, "ICML", "2303.01469",
+    ),
+    "luo2023lcm": Reference(
+        "Luo, Simian and Tan, Yiqin and Huang, Longbo and Li, Jian and Zhao, Hang",
+        "Latent Consistency Models: Synthesizing High-Resolution Images with Few-Step Inference",
+        2023, "arXiv", "2310.04378",
+    ),
+    "zheng2024tcd": Reference(
+        "Zheng, Jianbin and Hu, Minghui and Fan, Zhongyi and Wang, Chaoyue and Ding, Changxing and Tao, Dacheng "
+        "and Cham, Tat-Jen",
+        "Trajectory Consistency Distillation", 2024, "arXiv", "2402.19159",
+    ),
+    "dormand1980rk": Reference(
+        "Dormand, J. R. and Prince, P. J.", "A Family of Embedded {Runge-Kutta} Formulae", 1980,
+        "Journal of Computational and Applied Mathematics", "10.1016/0771-050X(80)90013-3",
+    ),
     "peebles2023dit": Reference(
         "Peebles, William and Xie, Saining",
         "Scalable Diffusion Models with Transformers", 2023, "ICCV", "2212.09748",
@@ -187,6 +217,18 @@ KINDS: dict[str, tuple[str, ...]] = {
     "UniP": ("zhao2023unipc",),
     "UniPC": ("zhao2023unipc",),
     "SASolver": ("xue2023sasolver",),
+    "Ancestral": ("song2021ddim",),
+    "LMS": ("zhang2023deis",),
+    "PLMS": ("liu2022pndm",),
+    "PNDM": ("liu2022pndm",),
+    "IPNDM": ("liu2022pndm", "zhang2023deis"),
+    "RK45": ("dormand1980rk", "song2021sde"),
+    "DPMAdaptive": ("lu2022dpmsolver",),
+    "Restart": ("xu2023restart",),
+    "PredictorCorrector": ("song2021sde",),
+    "AnnealedLangevin": ("song2019ncsn",),
+    "TCD": ("zheng2024tcd",),
+    "LCM": ("song2023consistency", "luo2023lcm"),
     # guidance
     "ClassifierFree": ("ho2022cfg",),
     "Interval": ("kynkaanniemi2024interval",),
@@ -213,10 +255,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "EDM": ("karras2022edm",),
     # networks
     "UNetConfig": ("ho2020ddpm", "dhariwal2021adm"),
+    "EncoderConfig": ("dhariwal2021adm",),
     "DiTConfig": ("peebles2023dit",),
     "Fourier": ("tancik2020fourier",),
     # objectives
     "Denoising": ("ho2020ddpm",),
+    "Classifying": ("dhariwal2021adm",),
     "LogNormal": ("karras2022edm",),
     "LogitNormal": ("esser2024sd3",),
     "CosMap": ("esser2024sd3",),
