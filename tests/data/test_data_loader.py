@@ -146,8 +146,10 @@ def test_a_worker_that_dies_is_one_line(folder):
 
 
 SCRIPT = """
-import os, signal, sys, time
+import multiprocessing, os, signal, sys, time
 from sfumato import data
+if len(sys.argv) > 3:
+    multiprocessing.set_start_method(sys.argv[3])
 signal.signal(signal.SIGTERM, lambda *_: print("term", flush=True))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
 ahead = iter(data.Loader(data.ImageFolder(path=sys.argv[1], size=8), batch_size=2, workers=2))
@@ -180,8 +182,8 @@ def _leave_nothing():
             os.killpg(STARTED.pop().pid, signal.SIGKILL)
 
 
-def start(folder, what):
-    command = [sys.executable, "-c", SCRIPT, folder.path, what]
+def start(folder, *what):
+    command = [sys.executable, "-c", SCRIPT, folder.path, *what]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -216,6 +218,17 @@ def test_workers_outlive_signals_to_all_and_not_their_parent(folder):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(600) == -signal.SIGKILL
     assert not alive(workers, 30)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the processes in /proc")
+def test_workers_of_a_fork_server_end_with_a_killed_parent(folder):
+    # Python 3.14's default on Linux: the workers' own parent is then the server, which outlives ours while they live
+    process, helpers = start(folder, "step", "forkserver")
+    workers = set().union(*(children(helper) for helper in helpers))
+    assert len(workers) == 2
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(600) == -signal.SIGKILL
+    assert not alive(workers | helpers, 30)
 
 
 @pytest.mark.parametrize(

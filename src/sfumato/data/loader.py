@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import connection
 from typing import Any
 
 import torch
@@ -113,7 +117,7 @@ class Loader:
             num_workers=self.workers,
             prefetch_factor=self.prefetch,
             collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # else it draws from the global one
         )
         batches, close = _start(loader)
@@ -173,7 +177,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Let a worker outlive Ctrl-C and one SIGTERM to the whole group, so that the parent can finish its step.
 
     It ends when the parent ends its iteration or is gone, and at a second SIGTERM.
@@ -182,3 +186,13 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # torch watches the process that forked a worker, which under "forkserver" is a helper that waits for us
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    """End this process when the parent has ended, however it did."""
+    connection.wait([sentinel])
+    os._exit(1)
