@@ -35,12 +35,17 @@ def test_claims_are_well_formed(name):
     assert sorted(measured) == sorted(claim.key for claim in system.claims if not claim.unshown)
 
 
+# what its card says is not reached at this scale
+FAILS = {"cfg": {"digits-joint"}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", THERE)
-def test_no_claim_fails(name, cache, tmp_path, monkeypatch):
+def test_no_claim_fails_but_those_that_are_said_to(name, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("SFUMATO_CACHE", str(cache))
     report = execute(CATALOGUE[name].load(), out=tmp_path)
-    assert [f"{row.key}: {row.value} {row.bar}" for row in report.rows if row.status == "fail"] == []
+    failed = {row.key: f"{row.value} {row.bar}" for row in report.rows if row.status == "fail"}
+    assert failed.keys() == FAILS.get(name, set()), failed
     folder = Path(report.folder)
-    assert json.loads((folder / "rows.json").read_text())["passed"]
+    assert json.loads((folder / "rows.json").read_text())["passed"] == (not failed)
     assert list(folder.glob("*.png"))
