@@ -6,7 +6,7 @@ from .denoiser import EDM, Batch, Denoiser, Plain, Preconditioned, Scaling, chec
 from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
 from .noise import Noise, fold
 from .predictions import X0, Eps, Flow, Karras, Prediction, Score, V
-from .sampling import Solver, Step, evaluations, sample, steps, update
+from .sampling import Solver, Step, evaluations, fit, sample, steps, update
 from .schedules import (
     VE,
     VP,
@@ -56,6 +56,7 @@ __all__ = [
     "check_cond",
     "device_of",
     "evaluations",
+    "fit",
     "fold",
     "from_config",
     "grids",

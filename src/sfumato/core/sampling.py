@@ -45,7 +45,8 @@ class Solver(Protocol):
 
     `order` is the order of convergence of its deterministic part, `nfe` the evaluations of one step (None where steps
     differ, or where the solver chooses its own), `stochastic` whether it draws noise (then moments converge rather
-    than paths). Class variables, fields and properties will do alike.
+    than paths; an order of 0 says that it mixes, without a step that converges). Class variables, fields and properties
+    will do alike.
 
     Two methods are optional. `evaluations(grid, schedule) -> int | None` counts the evaluations of a run over a grid
     that ends above the data, for a solver whose steps differ; None says that they are known afterwards only.

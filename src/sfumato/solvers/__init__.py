@@ -1,8 +1,11 @@
 """Solvers: each a frozen dataclass in a file of its own, written in (alpha, sigma), for any schedule and prediction."""
 
+from .ancestral import Ancestral
+from .annealed_langevin import AnnealedLangevin
 from .ddim import DDIM
 from .ddpm import DDPM
 from .deis import DEIS
+from .dpm_adaptive import DPMAdaptive
 from .dpm_solver import DPMSolver2, DPMSolver3
 from .dpmpp_2m import DPMpp2M
 from .dpmpp_2m_sde import DPMpp2MHeunSDE, DPMpp2MSDE
@@ -12,7 +15,16 @@ from .dpmpp_3m_sde import DPMpp3MSDE
 from .dpmpp_3s import DPMpp3S
 from .euler import Euler
 from .heun import Heun
+from .ipndm import IPNDM
+from .langevin_corrector import PredictorCorrector
+from .lcm import LCM
+from .lms import LMS
+from .plms import PLMS
+from .pndm import PNDM
+from .restart import Restart
+from .rk45 import RK45
 from .sa_solver import SASolver
+from .tcd import TCD
 from .unipc import BH1, BH2, UniP, UniPC
 
 __all__ = [
@@ -21,6 +33,16 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DEIS",
+    "IPNDM",
+    "LCM",
+    "LMS",
+    "PLMS",
+    "PNDM",
+    "RK45",
+    "TCD",
+    "Ancestral",
+    "AnnealedLangevin",
+    "DPMAdaptive",
     "DPMSolver2",
     "DPMSolver3",
     "DPMpp2M",
@@ -33,6 +55,8 @@ __all__ = [
     "DPMpp3S",
     "Euler",
     "Heun",
+    "PredictorCorrector",
+    "Restart",
     "SASolver",
     "UniP",
     "UniPC",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -24,8 +24,8 @@ class DDPM:
 
     variance: float = 0.0
 
-    order: ClassVar[int] = 1
-    nfe: ClassVar[int] = 1
+    order = 1
+    nfe = 1
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.variance <= 1.0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -22,8 +22,8 @@ class DPMpp2M:
     at alpha = 0 (h_prev infinite), is of first order, which is DDIM.
     """
 
-    order: ClassVar[int] = 2
-    nfe: ClassVar[int] = 1
+    order = 2
+    nfe = 1
 
     @property
     def stochastic(self) -> bool:

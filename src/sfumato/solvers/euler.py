@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
@@ -24,8 +24,8 @@ class Euler:
 
     churn: Churn | None = None
 
-    order: ClassVar[int] = 1
-    nfe: ClassVar[int] = 1
+    order = 1
+    nfe = 1
 
     @property
     def stochastic(self) -> bool:

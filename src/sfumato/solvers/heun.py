@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from ..core import Denoiser, Noise, Step, register, update
 from .churn import Churn
 
-_FAR = 0.01  # the q below which a step starts too far out: s falls more than a hundredfold
+FAR = 0.01  # the q below which a step starts too far out: s falls more than a hundredfold
 
 
 @register
@@ -27,8 +27,8 @@ class Heun:
 
     churn: Churn | None = None
 
-    order: ClassVar[int] = 2
-    nfe: ClassVar[int] = 2
+    order = 2
+    nfe = 2
 
     @property
     def stochastic(self) -> bool:
@@ -47,6 +47,11 @@ class Heun:
         x0 = denoiser(x, k.t, **cond)
         kept = k.sigma_s / k.sigma_t
         x = update(x, kept, x0, k.alpha_s - k.alpha_t * kept)
-        q = kept * k.alpha_t / k.alpha_s
-        weight = (1 - q) / (2 * q) if q > _FAR else (1 - q) / 2
-        return update(x, 1.0, denoiser(x, k.s, **cond) - x0, k.alpha_s * weight), None
+        return update(x, 1.0, denoiser(x, k.s, **cond) - x0, k.alpha_s * trapezoid(k)), None
+
+
+def trapezoid(k: Step) -> float:
+    """Return the weight of D_s - D_t beyond the Euler step."""
+    kept = k.sigma_s / k.sigma_t
+    q = kept * k.alpha_t / k.alpha_s
+    return (1 - q) / (2 * q) if q > FAR else (1 - q) / 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import InputError, Schedule, from_config, grids, sample, to_config
+from ..solvers import DDIM
 from ..solvers.churn import Churn
 from ..solvers.unipc import BH1, BH2
 from .report import Case
@@ -43,11 +44,12 @@ def options(name: str, config: Any, effect: Effect) -> Iterator[Case]:
 
 def solver_effect(schedule: Schedule) -> Effect:
     """Return what a solver's options are seen by: a run on the class mixture."""
+    nine, long = grids.uniform(schedule, 9), torch.tensor([1.0, 0.02, 0.0], dtype=torch.float64)
     return lambda solver: sample(
         CLASSES.denoiser(schedule),
         (4, 2),
         solver=solver,
-        grid=grids.uniform(schedule, 9),
+        grid=long if hasattr(solver, "rtol") else nine,  # the solver takes its own steps within a long one
         seeds=range(4),
         dtype=torch.float64,
     )
@@ -120,7 +122,8 @@ def _others(value: Any, hint: Any) -> Iterator[Any]:
         yield from (v for v in typing.get_args(hint) if v != value)
     else:
         arms = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        known = [None, CHURN, Churn(amount=4.0), {"y": 0}, BH1(), BH2(), *SCHEDULES.values(), *PREDICTIONS.values()]
+        known = [None, CHURN, Churn(amount=4.0), {"y": 0}, BH1(), BH2(), DDIM()]
+        known += [*SCHEDULES.values(), *PREDICTIONS.values()]
         yield from (v for v in known if v != value and any(_is(v, arm) for arm in arms))
 
 

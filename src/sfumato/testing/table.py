@@ -36,6 +36,16 @@ from ..solvers import (
     DDIM,
     DDPM,
     DEIS,
+    IPNDM,
+    LCM,
+    LMS,
+    PLMS,
+    PNDM,
+    RK45,
+    TCD,
+    Ancestral,
+    AnnealedLangevin,
+    DPMAdaptive,
     DPMpp2M,
     DPMpp2MHeunSDE,
     DPMpp2MSDE,
@@ -48,6 +58,8 @@ from ..solvers import (
     DPMSolver3,
     Euler,
     Heun,
+    PredictorCorrector,
+    Restart,
     SASolver,
     UniP,
     UniPC,
@@ -57,9 +69,10 @@ from .classifier import ExactClassifier
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
 
-# A line for exact moments, a correlated plane, a line with three modes
+# A line for exact moments, a point on it, a correlated plane, a line with three modes
 # (its flow is exact too), classes, and pictures whose H = W = 4.
 DOT = Gaussian([0.7], 0.3)
+POINT = Gaussian([0.7], 1e-12)
 PLANE = Gaussian([0.5, -0.3], [[0.5, 0.2], [0.2, 0.3]])
 LINE = GaussianMixture([[-1.1], [0.4], [1.3]], [0.25, 0.2, 0.3], [0.3, 0.45, 0.25])
 CLASSES = GaussianMixture(
@@ -128,6 +141,23 @@ SOLVERS: dict[str, Solver] = {
     "UniPC(p=3)": UniPC(p=3),
     "SASolver": SASolver(),
     "SASolver(p=2, range)": SASolver(p=2, tau=0.8, low=0.1, high=20.0),
+    "Ancestral": Ancestral(),
+    "Ancestral(DPMpp2M, eta=0.5)": Ancestral(solver=DPMpp2M(), eta=0.5),
+    "LMS": LMS(),
+    "LMS(order=2)": LMS(order=2),
+    "LMS(order=3)": LMS(order=3),
+    "IPNDM": IPNDM(),
+    "PLMS": PLMS(),
+    "PNDM": PNDM(),
+    "RK45": RK45(),
+    "DPMAdaptive": DPMAdaptive(),
+    "DPMAdaptive(order=2)": DPMAdaptive(order=2),
+    "Restart": Restart(low=1.0, high=2.5, steps=6),
+    "PredictorCorrector": PredictorCorrector(),
+    "AnnealedLangevin": AnnealedLangevin(steps=10, rate=0.3),
+    "TCD": TCD(),
+    "TCD(gamma=1)": TCD(gamma=1.0),
+    "LCM": LCM(),
 }
 
 
