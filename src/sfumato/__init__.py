@@ -153,7 +153,13 @@ if TYPE_CHECKING:
         grids as grids,
     )
     from .core import (
+        invert as invert,
+    )
+    from .core import (
         register as register,
+    )
+    from .core import (
+        round_trip as round_trip,
     )
     from .core import (
         sample as sample,
@@ -224,7 +230,9 @@ _CORE = (
     "evaluations",
     "from_config",
     "grids",
+    "invert",
     "register",
+    "round_trip",
     "sample",
     "sde",
     "to_config",

@@ -4,6 +4,7 @@ from . import grids, sde
 from .config import from_config, register, to_config
 from .denoiser import EDM, Batch, Denoiser, Plain, Preconditioned, Scaling, check_cond, device_of, per_row, prepare
 from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
+from .inversion import RoundTrip, invert, round_trip
 from .noise import Noise, fold
 from .predictions import X0, Eps, Flow, Karras, Prediction, Score, V
 from .sampling import Solver, Step, evaluations, fit, sample, steps, update
@@ -39,6 +40,7 @@ __all__ = [
     "Preconditioned",
     "Prediction",
     "Rectified",
+    "RoundTrip",
     "Scaling",
     "Schedule",
     "Score",
@@ -60,10 +62,12 @@ __all__ = [
     "fold",
     "from_config",
     "grids",
+    "invert",
     "nearest",
     "per_row",
     "prepare",
     "register",
+    "round_trip",
     "sample",
     "sde",
     "steps",
