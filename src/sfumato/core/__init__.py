@@ -21,6 +21,7 @@ from .schedules import (
     VPSigmoid,
     ZeroTerminalSNR,
 )
+from .variance import LearnedVariance, Posterior, posterior
 
 __all__ = [
     "EDM",
@@ -35,8 +36,10 @@ __all__ = [
     "Flow",
     "InputError",
     "Karras",
+    "LearnedVariance",
     "Noise",
     "Plain",
+    "Posterior",
     "Preconditioned",
     "Prediction",
     "Rectified",
@@ -65,6 +68,7 @@ __all__ = [
     "invert",
     "nearest",
     "per_row",
+    "posterior",
     "prepare",
     "register",
     "round_trip",

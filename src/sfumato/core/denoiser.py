@@ -148,6 +148,7 @@ class _Prepared:
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.cond = denoiser.cond
+        self.prediction = denoiser.prediction
         moments = torch.tensor(list(times), dtype=torch.float64)
         alpha, sigma = denoiser.schedule(moments)
         c_in, c_noise = denoiser.scaling(moments, alpha, sigma)
@@ -160,12 +161,16 @@ class _Prepared:
         self._rows = dict(zip(times, rows, strict=True))
 
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        out, alpha, sigma = self.output(x, t, **cond)
+        return self._to_x0(out, x, alpha, sigma)
+
+    def output(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Any, Any]:
         known = None if isinstance(t, Tensor) else self._rows.get(t)
         if known is None:
-            return self.denoiser(x, t, **cond)
+            return self.denoiser.output(x, t, **cond)
         check_cond(self.cond, cond)
         alpha, sigma, c_in, row = known
-        return self._to_x0(_call(self._trunk, self._dtype, x, c_in, row, cond), x, alpha, sigma)
+        return _call(self._trunk, self._dtype, x, c_in, row, cond), alpha, sigma
 
 
 def _call(function: Any, dtype: torch.dtype, x: Tensor, c_in: Any, label: Tensor, cond: Mapping[str, Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """Measuring samples: distances between sets of points or features, each with what decides its comparability."""
 
+from .bound import Bound, variational_bound
 from .features import Extractor, FeatureSet, Resize
 from .figure import Figure
 from .floor import floor
@@ -18,6 +19,7 @@ __all__ = [
     "HEUN",
     "RBF",
     "RK4",
+    "Bound",
     "Cubic",
     "Exact",
     "Extractor",
@@ -49,4 +51,5 @@ __all__ = [
     "recall",
     "sliced_wasserstein",
     "straightness",
+    "variational_bound",
 ]

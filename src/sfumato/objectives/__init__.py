@@ -1,5 +1,6 @@
 """Objectives: time law x weighting x prediction space, (denoiser, batch, noise) -> loss[B], unreduced."""
 
+from .bound import VLB, Hybrid, Importance, Remembering, Stepwise
 from .classifying import Classifying
 from .couplings import Coupling, Given, Independent, MiniBatchOT
 from .denoising import Denoising, Objective
@@ -9,12 +10,15 @@ from .weightings import P2, SNR, KarrasWeight, MinSNR, Sigmoid, Simple, Weightin
 __all__ = [
     "P2",
     "SNR",
+    "VLB",
     "Classifying",
     "CosMap",
     "Coupling",
     "Denoising",
     "Discrete",
     "Given",
+    "Hybrid",
+    "Importance",
     "Independent",
     "KarrasWeight",
     "Ladder",
@@ -24,8 +28,10 @@ __all__ = [
     "MiniBatchOT",
     "Mode",
     "Objective",
+    "Remembering",
     "Sigmoid",
     "Simple",
+    "Stepwise",
     "TimeLaw",
     "Uniform",
     "Weighting",

@@ -199,6 +199,7 @@ REFERENCES: dict[str, Reference] = {
 KINDS: dict[str, tuple[str, ...]] = {
     # solvers
     "DDPM": ("ho2020ddpm",),
+    "DDPMLearned": ("nichol2021improved",),
     "DDIM": ("song2021ddim",),
     "Euler": ("karras2022edm",),
     "Heun": ("karras2022edm",),
@@ -260,6 +261,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Fourier": ("tancik2020fourier",),
     # objectives
     "Denoising": ("ho2020ddpm",),
+    "VLB": ("nichol2021improved",),
+    "Hybrid": ("nichol2021improved",),
+    "Importance": ("nichol2021improved",),
+    "LearnedVariance": ("nichol2021improved",),
     "Classifying": ("dhariwal2021adm",),
     "LogNormal": ("karras2022edm",),
     "LogitNormal": ("esser2024sd3",),

@@ -24,6 +24,7 @@ from ..solvers import (
     TCD,
     Ancestral,
     AnnealedLangevin,
+    DDPMLearned,
     DPMAdaptive,
     DPMpp2M,
     DPMpp2MHeunSDE,
@@ -49,6 +50,7 @@ T = TypeVar("T")
 
 SOLVERS: dict[str, Solver] = {
     "ddpm": DDPM(),
+    "ddpm-learned": DDPMLearned(),
     "ddim": DDIM(),
     "euler": Euler(),
     "heun": Heun(),

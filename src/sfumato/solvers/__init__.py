@@ -4,6 +4,7 @@ from .ancestral import Ancestral
 from .annealed_langevin import AnnealedLangevin
 from .ddim import DDIM
 from .ddpm import DDPM
+from .ddpm_learned import DDPMLearned
 from .deis import DEIS
 from .dpm_adaptive import DPMAdaptive
 from .dpm_solver import DPMSolver2, DPMSolver3
@@ -42,6 +43,7 @@ __all__ = [
     "TCD",
     "Ancestral",
     "AnnealedLangevin",
+    "DDPMLearned",
     "DPMAdaptive",
     "DPMSolver2",
     "DPMSolver3",

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Batch, Diverged, Noise, Preconditioned, fold
+from ..core import Batch, Diverged, InputError, Noise, Preconditioned, fold
 from ..data import Dataset, Loader
-from ..objectives import Objective
+from ..objectives import Objective, Remembering
 from . import checkpoint as disk
 from .config import DTYPES, TrainConfig
 from .distributed import FSDP, share, with_net
@@ -75,7 +75,11 @@ class Trainer:
         self._denoiser = with_net(denoiser, self.called)
         if config.compile:
             denoiser.net.compile()
-        self.state = State(denoiser.net, config, self.world)
+        memory = objective.memory() if isinstance(objective, Remembering) else {}
+        if memory and self.world.size > 1:
+            raise InputError(f"{type(objective).__name__} remembers its losses, in one process only: leave it out")
+        self.state = State(denoiser.net, config, self.world, memory)
+        self._loss = objective.recalling(self.state.memory) if isinstance(objective, Remembering) else objective
         self.history: list[dict[str, Any]] = []
         self._metrics: Metrics | None = None
         self._logged = time.monotonic()
@@ -176,6 +180,7 @@ class Trainer:
         first = draw + world.rank * self.rows * config.accumulation
         dtype = DTYPES[config.precision]
         total = torch.zeros((), device=world.device)
+        every: list[Tensor] = []
         for part in range(config.accumulation):
             low, high = part * self.rows, (part + 1) * self.rows
             micro = Batch(batch.x0[low:high], {k: v[low:high] for k, v in batch.cond.items()})
@@ -184,10 +189,14 @@ class Trainer:
             last = part == config.accumulation - 1
             with contextlib.nullcontext() if last else world.accumulating(self.called):
                 with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-                    losses = self.objective(self._denoiser, _to(micro, world.device), noise)
+                    losses = self._loss(self._denoiser, _to(micro, world.device), noise)
                 loss = losses.mean() / config.accumulation
                 (loss * tally.scale).backward()
             total += loss.detach()
+            every.append(losses.detach())
+        if isinstance(self.objective, Remembering):  # once a step, so that micro-batches see the same memory
+            rows = Noise(range(first, first + self.rows * config.accumulation))
+            self.objective.record(self.state.memory, rows, torch.cat(every))
         return total
 
     def _roll_back(self, why: str) -> None:

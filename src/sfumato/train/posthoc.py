@@ -86,8 +86,8 @@ class PowerEMA:
 def combination(times: Vector, exponents: Vector, time: float, gamma: float) -> Vector:
     """Return the weights, of sum 1, that combine profiles (`times`, `exponents`) to the one of (`time`, `gamma`).
 
-    Least squares over tau (section 3.2, app. C): A X = b with A_ij = <p_i, p_j>, b_i = <p_i, p>, p = (gamma + 1) tau^gamma /
-    t^(gamma + 1) on [0, t], in float64.
+    Least squares over tau (section 3.2, app. C): A X = b with A_ij = <p_i, p_j>, b_i = <p_i, p>,
+    p = (gamma + 1) tau^gamma / t^(gamma + 1) on [0, t], in float64.
     """
     gram = inner(times[:, None], exponents[:, None], times[None], exponents[None])
     right = inner(times, exponents, np.float64(time), np.float64(gamma))

@@ -38,8 +38,11 @@ class Tally:
 class State:
     """All that a run carries from step to step, and its way to and from a checkpoint's tensors."""
 
-    def __init__(self, net: nn.Module, config: TrainConfig, world: World) -> None:
+    def __init__(
+        self, net: nn.Module, config: TrainConfig, world: World, memory: dict[str, Tensor] | None = None
+    ) -> None:
         self.net, self.config, self.world = net, config, world
+        self.memory = {} if memory is None else memory  # what the objective has seen
         self.tally = Tally(scale=65536.0 if config.precision == "fp16" else 1.0)
         self.ema = EMA(net, config.ema, config.ema_ramp)
         self.powers = PowerEMA(net, () if config.posthoc is None else config.posthoc.sigma_rels)
@@ -104,7 +107,8 @@ class State:
         """Return the live tensors, as a checkpoint's files name them."""
         optim = {f"{key}/{name}": t for name, moments in self.moments.items() for key, t in moments.items()}
         parts = {"model": dict(self.net.state_dict()), "ema": self.ema.state(), "optim": optim}
-        return parts if self.config.posthoc is None else parts | {"powers": self.powers.state()}
+        more = {"powers": self.powers.state(), "memory": self.memory}
+        return parts | {name: tensors for name, tensors in more.items() if tensors}
 
     def whole(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors unsliced; every process of the world must ask."""
