@@ -116,3 +116,32 @@ class Mode:
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Return the times."""
         return 1 - u - self.kappa * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """One of `count` noise levels s = sigma / alpha, evenly in ln s from `high` to `low`, each as likely: NCSN's ladder
+    (Song & Ermon 2019, arXiv 1907.05600, section 4.1, whose 10 levels from 1 to 0.01 are the defaults).
+
+    Raises `InputError` for levels that do not fall, and at the first call for one beyond the schedule's own.
+    """
+
+    count: int = 10
+    high: float = 1.0
+    low: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low < self.high and self.count >= 2):
+            raise InputError(f"{self} needs at least 2 levels, and 0 < low < high")
+
+    def levels(self) -> Tensor:
+        """Return the levels, float64[count], falling."""
+        return torch.linspace(math.log(self.high), math.log(self.low), self.count, dtype=torch.float64).exp()
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """Return the times."""
+        if self.high > math.exp(-schedule.lam(1.0)) * 1.001:
+            raise InputError(f"Ladder.high={self.high} lies beyond the schedule: lower it, or raise sigma_max")
+        index = (u * self.count).long().clamp(max=self.count - 1)
+        return schedule.inverse(-self.levels().log()).clamp(max=1.0).to(u.device)[index]
