@@ -54,15 +54,20 @@ by_name = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s)._
 # The coefficients
 
 
-@pytest.mark.parametrize("h", [1e-9, 1e-4, 0.03, 0.3, 0.99, 1.0, 1.01, 3.0, 12.0, -1e-6, -0.2, -0.99, -1.5, -4.0])
-def test_integrals_are_exact_to_rounding(h):
-    getcontext().prec = 120  # the recursion loses all of float64's digits, not all of these
+def exact_integrals(h):
+    """I_1, I_2 and I_3 by the recursion, which loses all of float64's digits but not all of 120."""
+    getcontext().prec = 120
     exact, value = [], 1 - (-Decimal(h)).exp()
     for k in (1, 2, 3):
         value = Decimal(h) ** k - k * value
-        exact.append(value)
+        exact.append(float(value))
+    return exact
+
+
+@pytest.mark.parametrize("h", [1e-9, 1e-4, 0.03, 0.3, 0.99, 1.0, 1.01, 3.0, 12.0, -1e-6, -0.2, -0.99, -1.5, -4.0])
+def test_integrals_are_exact_to_rounding(h):
     for n in (1, 2, 3):
-        assert integrals(h, n) == pytest.approx([float(v) for v in exact[:n]], rel=4e-15, abs=0)
+        assert integrals(h, n) == pytest.approx(exact_integrals(h)[:n], rel=4e-15, abs=0)
 
 
 def integral(coefficients, a, b, rate=1.0):
@@ -299,15 +304,33 @@ SINGLE = [
 ]
 
 
-@by_name
-@pytest.mark.parametrize(("solver", "printed"), SINGLE, ids=lambda v: str(v) if not callable(v) else "")
-def test_a_single_step_is_the_papers(solver, printed, schedule):
+def gap_to_printed_step(solver, printed, schedule):
     d, worst = CLASSES.denoiser(schedule), 0.0
     for k in steps(schedule, grids.karras(schedule, 7, sigma_max=30.0, sigma_min=0.02))[:-1]:
         x = CLASSES.marginal(schedule, k.t).sample(6, k.i, dtype=torch.float64)
         made, _ = solver.step(d, x.clone(), k, None, Noise(range(6)), {})
         worst = max(worst, float((made - printed(d, x, k)).abs().max()) / max(1.0, k.sigma_s))
-    assert worst < 1e-11
+    return worst
+
+
+@by_name
+@pytest.mark.parametrize(("solver", "printed"), SINGLE, ids=lambda v: str(v) if not callable(v) else "")
+def test_a_single_step_is_the_papers(solver, printed, schedule):
+    assert gap_to_printed_step(solver, printed, schedule) < 1e-11
+
+
+def gap_far_out(solver, bounded):
+    """A step over which sigma / alpha falls more than a hundredfold has the weights in x0_hat, which are bounded."""
+    schedule = VPCosine()
+    d, k = CLASSES.denoiser(schedule), steps(schedule, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))[0]
+    x = CLASSES.sample(6, 1, dtype=torch.float64)
+    made, other = (s.step(d, x.clone(), k, None, Noise(range(6)), {})[0] for s in (solver, bounded))
+    return float((made - other).abs().max())
+
+
+@pytest.mark.parametrize(("solver", "bounded"), [(DPMSolver2(), DPMpp2S()), (DPMSolver3(), DPMpp3S())], ids=str)
+def test_far_out_the_weights_are_bounded(solver, bounded):
+    assert gap_far_out(solver, bounded) == 0.0
 
 
 def printed_shipped_3m(d, x, plan):
@@ -376,13 +399,17 @@ WHOLE = [
 ]
 
 
-@by_name
-@pytest.mark.parametrize(("solver", "printed"), WHOLE, ids=lambda v: str(v) if not callable(v) else "")
-def test_a_run_is_the_papers(solver, printed, schedule):
+def gap_to_printed_run(solver, printed, schedule):
     d, grid = CLASSES.denoiser(schedule), grids.karras(schedule, 9, sigma_max=30.0, sigma_min=0.02)[:-1]
     x = CLASSES.marginal(schedule, float(grid[0])).sample(6, 1, dtype=torch.float64)
     made = sample(d, solver=solver, grid=grid, seeds=range(6), x=x)
-    assert float((made - printed(d, x, steps(schedule, grid))).abs().max()) < 1e-11
+    return float((made - printed(d, x, steps(schedule, grid))).abs().max())
+
+
+@by_name
+@pytest.mark.parametrize(("solver", "printed"), WHOLE, ids=lambda v: str(v) if not callable(v) else "")
+def test_a_run_is_the_papers(solver, printed, schedule):
+    assert gap_to_printed_run(solver, printed, schedule) < 1e-11
 
 
 # Identities
