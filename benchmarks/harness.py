@@ -66,12 +66,17 @@ def record(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def finish() -> None:
-    """Exit with 1 if any row was wrong or below its floor; with `--json FILE` write the rows there."""
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write the rows to the file of `--json FILE`, if that was asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", default=None, help="write the rows to this file")
     target = parser.parse_known_args()[0].json
     if target:
         with open(target, "w", encoding="utf-8") as file:
-            json.dump(ROWS, file, indent=1)
+            json.dump(rows, file, indent=1)
+
+
+def finish() -> None:
+    """Exit with 1 if any row was wrong or below its floor; with `--json FILE` write the rows there."""
+    write(ROWS)
     sys.exit(1 if any(row["state"] in ("WRONG", "BELOW FLOOR") for row in ROWS) else 0)
