@@ -1,10 +1,10 @@
-"""A hundred swaps of the sampler: five kinds of checkpoint by twenty samplers, ours and diffusers', with an exact model.
+"""A hundred swaps of the sampler: five kinds of checkpoint by twenty samplers, ours and diffusers', exact models.
 
-The model is the network that a perfectly trained checkpoint of Gaussian data would be: it answers at the checkpoint's own
-time labels, in its own prediction, on its own schedule. For diffusers, the sampler is swapped as its documentation says,
-`Target.from_config(checkpoint.config)`; for Sfumato, `solver=` is another object and nothing else changes. Fifty steps
-each. A run is right where mean and standard deviation of the samples are within 0.06 of the data's, refused where it
-raises, and wrong where it finishes with anything else.
+The model is the network that a perfectly trained checkpoint of Gaussian data would be: it answers at the checkpoint's
+own time labels, in its own prediction, on its own schedule. For diffusers, the sampler is swapped as its documentation
+says, `Target.from_config(checkpoint.config)`; for Sfumato, `solver=` is another object and nothing else changes. Fifty
+steps each. A run is right where mean and standard deviation of the samples are within 0.06 of the data's, refused
+where it raises, and wrong where it finishes with anything else.
 """
 
 from __future__ import annotations
@@ -87,10 +87,9 @@ TARGETS: list[tuple[str, dict[str, Any], str]] = [
 class Exact(nn.Module):
     """The perfect checkpoint: net(x, label) on the checkpoint's schedule, with labels 1000 t - 1 or 1000 sigma."""
 
-    cond: dict[str, Any] = {}
-
     def __init__(self, schedule: sf.Schedule, prediction: sf.Prediction) -> None:
         super().__init__()
+        self.cond: dict[str, Any] = {}
         self.schedule, self.prediction = schedule, prediction
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
