@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) with noise, SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, section 5)."""
+"""DPM-Solver++(2M) with noise, SDE-DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class DPMpp2S:
     """x_s = (sigma_s / sigma_t) x - alpha_s (e^-h - 1) [(1 - 1 / (2 r)) D_t + D_u / (2 r)], h = lambda_s - lambda_t.
 
     D_u is x0_hat at lambda_u = lambda_t + r h, at the x_u that DDIM gives. The default r = 1/2, the midpoint in lambda,
-    is the paper's (section 4.1). From alpha = 0, where h is infinite, u is the share r of e^lambda instead.
+    is the usual one. From alpha = 0, where h is infinite, u is the share r of e^lambda instead.
     """
 
     r: float = 0.5

@@ -1,4 +1,4 @@
-"""DPM-Solver++(3M) (Lu et al. 2022, arXiv 2211.01095, section 4.2), of third order, and as it is shipped."""
+"""DPM-Solver++(3M) (Lu et al. 2022, arXiv 2211.01095), of third order, and as it is shipped."""
 
 from __future__ import annotations
 

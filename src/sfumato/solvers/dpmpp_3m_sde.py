@@ -1,4 +1,4 @@
-"""DPM-Solver++(3M) with noise: the third-order multistep form of arXiv 2211.01095, section 5's SDE."""
+"""DPM-Solver++(3M) with noise: the third-order multistep form of SDE-DPM-Solver++ (arXiv 2211.01095)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPM-Solver++(3S): singlestep, of third order, in x0_hat (Lu et al. 2022, arXiv 2211.01095, section 4)."""
+"""DPM-Solver++(3S): singlestep, of third order, in x0_hat (Lu et al. 2022, arXiv 2211.01095)."""
 
 from __future__ import annotations
 

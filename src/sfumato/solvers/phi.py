@@ -1,7 +1,7 @@
 """What the exponential integrators share: exact integrals of polynomials in lambda, and where a step may be split.
 
 In x / sigma the probability-flow ODE is an integral, x_s / sigma_s = x_t / sigma_t + int e^lambda D(lambda) d lambda
-(arXiv 2211.01095, eq. 8). A method replaces D by a polynomial through the x0_hat that it knows, and integrates that
+(arXiv 2211.01095, proposition 4.1). A method replaces D by a polynomial through the x0_hat that it knows, and integrates that
 exactly; with u = lambda - lambda_t and h = lambda_s - lambda_t the coefficients are integrals of e^-(h-u) u^k.
 """
 
