@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         guidance as guidance,
     )
     from . import (
+        inverse as inverse,
+    )
+    from . import (
         measure as measure,
     )
     from . import (
@@ -186,6 +189,7 @@ _ROOMS = (
     "core",
     "data",
     "guidance",
+    "inverse",
     "measure",
     "nets",
     "objectives",

@@ -15,14 +15,14 @@ def keys(text):
 
 
 def test_the_table_is_whole():
-    _ = (guidance, nets, objectives, sf.data, sf.pipeline)
-    known = {*REGISTRY, *guidance.__all__}
+    _ = (guidance, nets, objectives, sf.cold, sf.data, sf.pipeline)
+    known = {*REGISTRY, *guidance.__all__, *sf.inverse.__all__}
     assert set(KINDS) <= known
     assert {key for row in KINDS.values() for key in row} <= set(REFERENCES)
     for name in sf.solvers.__all__:
         assert name in KINDS
     for key, reference in REFERENCES.items():
-        assert re.fullmatch(r"\d{4}\.\d{5}|10\.\d{4,}/\S+", reference.number) or re.fullmatch(
+        assert re.fullmatch(r"\d{4}\.\d{5}|10\.\d{4,}/\S+|https://\S+", reference.number) or re.fullmatch(
             r"\d{4}\.\d{4}", reference.number
         )
         assert str(reference.year) in key

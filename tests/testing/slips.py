@@ -28,11 +28,11 @@ SLIPS = (
 )
 
 
-def mutants(path: str, function: str) -> list[tuple[str, str]]:
-    """Return (description, source) of every slip in the body of a function of a module."""
+def mutants(path: str, function: str, end: str = r"\n\n|\Z") -> list[tuple[str, str]]:
+    """Return (description, source) of every slip in the body of a method of a module, up to `end`."""
     source = inspect.getsource(importlib.import_module(path))
     start = re.search(rf"    def {function}\(.*?\"\"\".*?\"\"\"\n", source, re.DOTALL).end()
-    stop = re.search(r"\n\n|\Z", source[start:]).start() + start
+    stop = re.search(end, source[start:]).start() + start
     found = []
     for pattern, new in SLIPS:
         for m in re.finditer(pattern, source[start:stop]):

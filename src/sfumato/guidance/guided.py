@@ -92,9 +92,9 @@ def check_null(denoiser: Denoiser, null: Mapping[str, Any] | None) -> None:
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the gradient of `function(x)` [B] with respect to `x` [B, ...], row by row, also under `no_grad`.
+    """Return the gradient of `function(x)` [B, ...], summed, with respect to `x` [B, ...], also under `no_grad`.
 
-    The sum over rows is what is differentiated: a row's value depends on that row alone, and so does its gradient.
+    A row's values depend on that row alone, and so does its gradient, though the sum goes over all rows.
     Where `x` itself is being differentiated (a guidance around this one), the gradient can be differentiated too.
     """
     recorded = torch.is_grad_enabled() and x.requires_grad

@@ -13,7 +13,7 @@ from ..core import InputError, Preconditioned, nearest
 
 
 class Reference(NamedTuple):
-    """A publication: authors in BibTeX's form, title, year, where it appeared, and its arXiv id or DOI."""
+    """A publication: authors in BibTeX's form, title, year, where it appeared, and its arXiv id, DOI or address."""
 
     authors: str
     title: str
@@ -28,7 +28,10 @@ class Reference(NamedTuple):
         lines = {"author": self.authors, "title": f"{{{self.title}}}", "year": str(self.year)}
         if kind != "misc":
             lines["journal" if kind == "article" else "booktitle"] = self.venue
-        lines |= {"eprint": self.number, "archiveprefix": "arXiv"} if arxiv else {"doi": self.number}
+        if arxiv:
+            lines |= {"eprint": self.number, "archiveprefix": "arXiv"}
+        else:
+            lines |= {"url" if self.number.startswith("https://") else "doi": self.number}
         body = ",\n".join(f"  {name} = {{{value}}}" for name, value in lines.items())
         return f"@{kind}{{{key},\n{body}\n}}"
 
@@ -156,6 +159,26 @@ REFERENCES: dict[str, Reference] = {
         "Lin, Shanchuan and Liu, Bingchen and Li, Jiashi and Yang, Xiao",
         "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024, "WACV", "2305.08891",
     ),
+    "bansal2023cold": Reference(
+        "Bansal, Arpit and Borgnia, Eitan and Chu, Hong-Min and Li, Jie and Kazemi, Hamid and Huang, Furong and "
+        "Goldblum, Micah and Geiping, Jonas and Goldstein, Tom",
+        "Cold Diffusion: Inverting Arbitrary Image Transforms Without Noise", 2023, "NeurIPS", "2208.09392",
+    ),
+    "pooladian2023coupling": Reference(
+        "Pooladian, Aram-Alexandre and Ben-Hamu, Heli and Domingo-Enrich, Carles and Amos, Brandon and Lipman, Yaron "
+        "and Chen, Ricky T. Q.",
+        "Multisample Flow Matching: Straightening Flows with Minibatch Couplings", 2023, "ICML", "2304.14772",
+    ),
+    "tong2024coupling": Reference(
+        "Tong, Alexander and Fatras, Kilian and Malkin, Nikolay and Huguet, Guillaume and Zhang, Yanlei and "
+        "Rector-Brooks, Jarrid and Wolf, Guy and Bengio, Yoshua",
+        "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport",
+        2024, "Transactions on Machine Learning Research (Journal)", "2302.00482",
+    ),
+    "sabour2024ays": Reference(
+        "Sabour, Amirmojtaba and Fidler, Sanja and Kreis, Karsten",
+        "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models", 2024, "ICML", "2404.14507",
+    ),
     "esser2024sd3": Reference(
         "Esser, Patrick and Kulal, Sumith and Blattmann, Andreas and others",
         "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, "ICML", "2403.03206",
@@ -179,6 +202,28 @@ REFERENCES: dict[str, Reference] = {
         "Karras, Tero and Aittala, Miika and Kynk{\\\"a}{\\\"a}nniemi, Tuomas and Lehtinen, Jaakko and Aila, Timo "
         "and Laine, Samuli",
         "Guiding a Diffusion Model with a Bad Version of Itself", 2024, "NeurIPS", "2406.02507",
+    ),
+    "chung2023dps": Reference(
+        "Chung, Hyungjin and Kim, Jeongsol and Mccann, Michael T. and Klasky, Marc L. and Ye, Jong Chul",
+        "Diffusion Posterior Sampling for General Noisy Inverse Problems", 2023, "ICLR", "2209.14687",
+    ),
+    "wang2023ddnm": Reference(
+        "Wang, Yinhuai and Yu, Jiwen and Zhang, Jian",
+        "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model", 2023, "ICLR", "2212.00490",
+    ),
+    "zhu2023diffpir": Reference(
+        "Zhu, Yuanzhi and Zhang, Kai and Liang, Jingyun and Cao, Jiezhang and Wen, Bihan and Timofte, Radu "
+        "and Van Gool, Luc",
+        "Denoising Diffusion Models for Plug-and-Play Image Restoration", 2023, "CVPR Workshops", "2305.08995",
+    ),
+    "song2023pigdm": Reference(
+        "Song, Jiaming and Vahdat, Arash and Mardani, Morteza and Kautz, Jan",
+        "Pseudoinverse-Guided Diffusion Models for Inverse Problems", 2023, "ICLR",
+        "https://openreview.net/forum?id=9_gsMA8MRKQ",
+    ),
+    "rozet2024mmps": Reference(
+        "Rozet, Fran{\\c{c}}ois and Andry, G{\\'e}r{\\^o}me and Lanusse, Fran{\\c{c}}ois and Louppe, Gilles",
+        "Learning Diffusion Priors from Observations by Expectation Maximization", 2024, "NeurIPS", "2405.13712",
     ),
     "tancik2020fourier": Reference(
         "Tancik, Matthew and Srinivasan, Pratul P. and Mildenhall, Ben and others",
@@ -238,6 +283,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Classifier": ("dhariwal2021adm",),
     "CFGpp": ("chung2025cfgpp",),
     "Autoguidance": ("karras2024bad",),
+    # inverse problems
+    "MomentMatching": ("rozet2024mmps",),
+    "PiGDM": ("song2023pigdm",),
+    "DDNM": ("wang2023ddnm", "zhu2023diffpir"),
+    "DPS": ("chung2023dps",),
+    "Replacement": ("song2021sde",),
     # schedules
     "VPLinear": ("ho2020ddpm", "song2021sde"),
     "VPScaledLinear": ("rombach2022ldm",),
@@ -269,6 +320,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "LogNormal": ("karras2022edm",),
     "LogitNormal": ("esser2024sd3",),
     "CosMap": ("esser2024sd3",),
+    "Mode": ("esser2024sd3",),
+    "Ladder": ("song2019ncsn",),
+    "MiniBatchOT": ("pooladian2023coupling", "tong2024coupling"),
+    "Given": ("liu2023rectified",),
+    "Restoration": ("bansal2023cold",),
+    "TACoS": ("bansal2023cold",),
+    "Naive": ("bansal2023cold",),
     "MinSNR": ("hang2023minsnr",),
     "P2": ("choi2022p2",),
     "KarrasWeight": ("karras2022edm",),
