@@ -23,8 +23,8 @@ class PredictorCorrector:
     where noise dominates, as |score| = |eps_hat| / sigma. Rows would then depend on each other, and the ratio of a
     single row has no variance in few dimensions.
 
-    Defaults: snr 0.16 and one step, the paper's for images; the solver is its reverse diffusion for VE,
-    y + (s_t^2 - s_s^2) score + sqrt(s_t^2 - s_s^2) z, which is DDPM with the larger variance.
+    Defaults: snr 0.16 and one step, the paper's for images; the solver is DDPM with the larger variance, which on VE
+    is the paper's reverse diffusion, x + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z.
 
     Raises `InputError` for settings that are not possible.
     """

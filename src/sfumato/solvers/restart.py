@@ -71,8 +71,9 @@ class Restart:
         at = next((k.i + 1 for k in steps(schedule, grid) if self._at(k)), None)
         if at is None:
             return evaluations(self.solver, grid, schedule)
-        back = torch.tensor([k.t for k in self._back(schedule, float(grid[at]))] + [float(grid[at])])
-        parts = (grid[: at + 1], *[back.double()] * self.times, grid[at:])
+        end = float(grid[at])
+        back = torch.tensor([*(k.t for k in self._back(schedule, end)), end], dtype=torch.float64)
+        parts = (grid[: at + 1], *[back] * self.times, grid[at:])
         counts = [evaluations(self.solver, part, schedule) for part in parts]
         known = [c for c in counts if c is not None]
         return sum(known) if len(known) == len(counts) else None
@@ -105,7 +106,8 @@ class Restart:
     def _back(self, schedule: Schedule, end: float) -> list[Step]:
         """Return the steps from the level `high` to the time `end`."""
         alpha, sigma = schedule(end)
-        roots = torch.linspace(self.high ** (1 / _RHO), (sigma / alpha) ** (1 / _RHO), self.steps + 1).double()
+        ends = (self.high ** (1 / _RHO), (sigma / alpha) ** (1 / _RHO))
+        roots = torch.linspace(*ends, self.steps + 1, dtype=torch.float64)
         times = schedule.inverse(-_RHO * roots.log())
         times[-1] = end
         return steps(schedule, times)
