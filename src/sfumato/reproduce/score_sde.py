@@ -18,6 +18,7 @@ from ..core import (
     Eps,
     Preconditioned,
     Schedule,
+    Solver,
     SubVP,
     VPLinear,
     fold,
@@ -28,7 +29,7 @@ from ..data import Digits
 from ..measure import HEUN, RK4, Exact, Normal, Rademacher, RungeKutta, Trace, dequantise, log_likelihood
 from ..nets.unet import digits as digits_net
 from ..objectives import Denoising, Discrete, Simple
-from ..solvers import DPMpp2M
+from ..solvers import DDPM, DPMpp2M, PredictorCorrector
 from ..testing import Gaussian
 from . import pictures
 from .beds import distance, draw, floor, plane, seeds, slope
@@ -73,6 +74,12 @@ def backwards(denoiser: Denoiser, n: int, steps: int, *key: int | str) -> Tensor
     return denoiser(x, times[-1])
 
 
+def corrector(solver: Solver, count: int) -> Tensor:
+    """Return samples of the VE SDE over a geometric ladder of `count` levels."""
+    denoiser = plane().denoiser(SCHEDULES["VE"])
+    return draw(denoiser, POINTS, solver, grids.log_snr(denoiser.schedule, count, sigma_min=0.01), "pc", SEED)
+
+
 def values(steps: int, integrator: RungeKutta, n: int, trace: Trace, schedule: Schedule | None = None) -> Tensor:
     """Return log p of n points of the plane by the ODE, minus the true one, [n]."""
     law, schedule = plane(), VE() if schedule is None else schedule
@@ -105,6 +112,12 @@ def _samples(context: Context) -> Iterator[Measured]:
     note = f"sliced Wasserstein, SDE | ODE: {told}; truth against truth {least:.3f}"
     yield Measured("reverse", max(a for a, _ in far.values()) / least, note)
     yield Measured("flow", max(b for _, b in far.values()) / least, "as above")
+    alone, corrected, longer = (
+        distance(corrector(solver, count), truth)
+        for solver, count in ((DDPM(variance=1.0), 20), (PredictorCorrector(), 20), (DDPM(variance=1.0), 40))
+    )
+    told = f"predictor {alone:.3f}, with a corrector {corrected:.3f}, predictor with 40 steps {longer:.3f}"
+    yield Measured("corrector", corrected / alone, f"sliced Wasserstein, VE, 20 steps: {told}")
 
 
 def _likelihoods(context: Context) -> Iterator[Measured]:
@@ -201,6 +214,13 @@ CLAIMS = (
         reported="equation 13",
         measure="the same for its samples, the worst SDE",
         high=1.5,
+    ),
+    Claim(
+        key="corrector",
+        says="a Langevin corrector improves on the predictor",
+        reported="table 1",
+        measure="sliced Wasserstein with one corrector a step over that of the predictor alone, VE, 20 steps",
+        high=1.0,
     ),
     Claim(
         key="order",
