@@ -89,24 +89,22 @@ def _list(out: Path, as_json: bool) -> None:
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("id", "last result", "year", "title"):
-        table.add_column(column, no_wrap=column != "title")
+    out = Console(highlight=False)
     for name, group in groups.items():
-        table.add_row(f"[bold]{name}[/]", "", "", "")
+        out.print(f"[bold]{name}[/]")
         for facts in group:
-            table.add_row(f"  {facts['id']}", _verdict(facts), str(facts["year"]), escape(facts["title"]))
-    Console().print(table)
+            verdict, colour = _verdict(facts)
+            start = f"  {facts['id']:<24}[{colour}]{verdict:<26}[/]{facts['year']}  "
+            out.print(start + escape(facts["title"]), no_wrap=True, overflow="ellipsis")  # the title gives way
 
 
-def _verdict(facts: dict[str, Any]) -> str:
+def _verdict(facts: dict[str, Any]) -> tuple[str, str]:
+    """Return (what the last run found, its colour)."""
     if "count" not in facts:
-        return f"[dim]{facts['result']}[/]"
-    _, colour = MARKS[facts["result"]]
-    parts = [f"{n} {status}" for status, n in facts["count"].items() if n]
-    return f"[{colour}]{', '.join(parts)}[/] [dim]{str(facts['when'])[:10]}[/]"
+        return facts["result"], "dim"
+    parts = [f"{n} {status}" for status, n in facts["count"].items() if n and status != "not shown"]
+    return f"{', '.join(parts)} {str(facts['when'])[:10]}", MARKS[facts["result"]][1]
 
 
 def _print(report: Report) -> None:
