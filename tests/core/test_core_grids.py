@@ -69,12 +69,18 @@ def test_uniform_and_quadratic():
     assert (ends[0], ends[-1]) == (pytest.approx(0.9), pytest.approx(0.1))
 
 
-def test_align_your_steps_at_its_own_number_of_steps():
-    assert levels(SD, grids.tabulated(SD, 10))[1:] == pytest.approx(grids.AYS_SD15[1:], rel=1e-9)
+def test_align_your_steps_at_its_own_number_of_steps_and_between():
+    assert levels(SD, grids.tabulated(SD, 10))[1:] == pytest.approx(grids.AYS_SD15[1:-1], rel=1e-9)
     assert levels(SD, grids.tabulated(SD, 10))[0] == pytest.approx(14.6146, rel=1e-4)  # the schedule's own end
-    between = levels(SD, grids.tabulated(SD, 19, levels=grids.AYS_SDXL))
-    assert between[2] == pytest.approx(grids.AYS_SDXL[1], rel=1e-9)
+    # the authors' interpolation runs to the end of the last step, 0.029, and then puts it at 0
+    four = levels(SD, grids.tabulated(SD, 4))
+    assert four[1:] == pytest.approx([3.22693616, 1.396, 0.51004706], rel=1e-7)
+    between = levels(SD, grids.tabulated(SD, 20, levels=grids.AYS_SDXL))
+    assert between[2::2] == pytest.approx(grids.AYS_SDXL[1:-1], rel=1e-9)
     assert between[3] == pytest.approx(math.sqrt(grids.AYS_SDXL[1] * grids.AYS_SDXL[2]), rel=1e-9)
+    assert between[-1] == pytest.approx(math.sqrt(grids.AYS_SDXL[-2] * grids.AYS_SDXL[-1]), rel=1e-9)
+    for table in (grids.AYS_SD15, grids.AYS_SDXL, grids.AYS_IF, grids.AYS_SVD):
+        assert len(table) == 11
 
 
 def test_levels_stop_at_the_schedules_own():

@@ -15,10 +15,12 @@ from torch import Tensor
 from .errors import InputError
 from .schedules import Schedule
 
-# Align Your Steps (arXiv 2404.14507): the published 10-step noise levels, without the final 0.
-AYS_SD15 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152)
-AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113)
-AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034)
+# Align Your Steps (arXiv 2404.14507, table 3): the published noise levels of 10 steps, the ends of the first and last
+# included; a sampler replaces the end of the last by 0.
+AYS_SD15 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
+AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
+AYS_IF = (160.41, 8.081, 3.315, 1.885, 1.207, 0.785, 0.553, 0.293, 0.186, 0.030, 0.006)
+AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
 def uniform(schedule: Schedule, n: int, *, start: float = 1.0, end: float = 0.0) -> Tensor:
@@ -79,13 +81,14 @@ def trailing(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
 
 
 def tabulated(schedule: Schedule, n: int, *, levels: Sequence[float] = AYS_SD15) -> Tensor:
-    """Return n noise levels interpolated log-linearly in `levels` (a published optimised grid), then 0
-    (arXiv 2404.14507, app. A).
+    """Return n steps through `levels` (an optimised grid), interpolated log-linearly, the end of the last step put at 0
+    (arXiv 2404.14507, section 3.3).
 
-    `AYS_SD15`, `AYS_SDXL` and `AYS_SVD` are the published 10-step tables; they assume the schedules of those models.
+    `AYS_SD15`, `AYS_SDXL`, `AYS_IF` (DeepFloyd-IF) and `AYS_SVD` are the published tables of 10 steps; they assume the
+    schedules of those models.
     """
     known = torch.tensor(list(levels), dtype=torch.float64).log()
-    place = torch.linspace(0, len(known) - 1, _count(n), dtype=torch.float64)
+    place = torch.linspace(0, len(known) - 1, _count(n) + 1, dtype=torch.float64)[:-1]
     low = place.floor().clamp(max=len(known) - 2).long()
     high = schedule.lam(1.0)
     return _from_levels(schedule, torch.lerp(known[low], known[low + 1], place - low).clamp(max=-high).exp())
