@@ -95,7 +95,7 @@ def _list(out: Path, as_json: bool) -> None:
         out.print(f"[bold]{name}[/]")
         for facts in group:
             verdict, colour = _verdict(facts)
-            start = f"  {facts['id']:<24}[{colour}]{verdict:<26}[/]{facts['year']}  "
+            start = f"  {facts['id']:<24}[{colour}]{verdict:<27}[/]{facts['year']}  "
             out.print(start + escape(facts["title"]), no_wrap=True, overflow="ellipsis")  # the title gives way
 
 
