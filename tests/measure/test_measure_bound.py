@@ -46,6 +46,19 @@ def test_bound_is_tight_for_a_standard_gaussian_with_beta_and_not_with_tilde():
     assert excess[0.5][0] > 6 * excess[0.5][1]
 
 
+def test_decoder_with_beta_tilde_has_that_of_the_second_step():
+    c2, n, schedule = 0.09, 20_000, VPLinear()
+    law, grid = Gaussian([0.0], c2), grids.uniform(schedule, 5)
+    second, first = steps(schedule, grid)[-2:]
+    bar_t, bar_s = second.alpha_t**2, second.alpha_s**2
+    tilde = (1 - bar_t / bar_s) * (1 - bar_s) / (1 - bar_t)
+    error = c2 * first.sigma_t**2 / (first.alpha_t**2 * c2 + first.sigma_t**2)
+    x0 = law.sample(n, 1, dtype=torch.float64)
+    found = variational_bound(law.denoiser(schedule), x0, grid=grid, seeds=range(n), variance=0.0).decoder
+    exact = 0.5 * (error / tilde + math.log(2 * math.pi * tilde))
+    assert float(found.mean()) == pytest.approx(exact, abs=4 * float(found.std()) / n**0.5)
+
+
 def test_bound_is_above_the_entropy_and_falls_with_steps():
     law = GaussianMixture([[-1.0], [1.0]], 0.04)
     x0, gaps = law.sample(4000, 2, dtype=torch.float64), []
