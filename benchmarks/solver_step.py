@@ -8,7 +8,7 @@ discrete schedule, prediction and grid.
 from __future__ import annotations
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from harness import compare, finish
 
 import sfumato as sf
@@ -39,6 +39,16 @@ def main():
             DPMSolverMultistepScheduler(final_sigmas_type="zero", lower_order_final=False, **linear),
             sf.solvers.DPMpp2M(),
             (12, 12),
+        ),
+        "DPM++3M": (  # as it is shipped, so that the outputs can be compared; DPMpp3M costs the same
+            DPMSolverMultistepScheduler(solver_order=3, final_sigmas_type="zero", lower_order_final=False, **linear),
+            sf.solvers.DPMpp3MShipped(),
+            (12, 12),
+        ),
+        "UniPC": (
+            UniPCMultistepScheduler(final_sigmas_type="zero", lower_order_final=False, **linear),
+            sf.solvers.UniPC(),
+            (30, 30),
         ),
     }
     for shape, repeat in (((1, 2), 40), ((64, 2), 40), ((64, 4, 64, 64), 1)):

@@ -21,7 +21,8 @@ from sfumato.solvers import (
     SASolver,
     UniPC,
 )
-from sfumato.solvers.adams_moulton import Ahead, factors
+from sfumato.solvers.adams_moulton import Ahead
+from sfumato.solvers.multistep import History
 from sfumato.testing.table import CLASSES
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the peer's, about numpy
@@ -119,9 +120,9 @@ def test_deis_3_agrees_after_its_start():
     peer = Peer("DEISMultistepScheduler", solver_order=3, **KARRAS)
     eps = [(x - k.alpha_t * d) / k.sigma_t for x, d, k in zip(peer.states, peer.x0, peer.plan)]
     for i in range(2, len(peer.plan)):
-        past = tuple((eps[j], -peer.plan[j].lam_t) for j in (i - 1, i - 2))
+        past = History((eps[i - 1], eps[i - 2]), (-peer.plan[i - 1].lam_t, -peer.plan[i - 2].lam_t))
         d = CLASSES.denoiser(SCHEDULE)
-        made, _ = DEIS().step(d, peer.states[i].clone(), peer.plan[i], (past, None), Noise(range(ROWS)), {})
+        made, _ = DEIS().step(d, peer.states[i].clone(), peer.plan[i], past, Noise(range(ROWS)), {})
         assert relative(made, peer.states[i + 1]) < 1e-4
 
 
@@ -131,9 +132,8 @@ def test_sa_solver_agrees_after_its_start(tau):
     settings = {"predictor_order": 3, "corrector_order": 4, "tau_func": lambda t: torch.tensor(tau)}
     peer, solver = Peer("SASolverScheduler", **KARRAS, **settings), SASolver(p=3, tau=tau)
     for i in range(3, len(peer.plan)):
-        past = tuple((peer.x0[j], peer.plan[j].lam_t) for j in (i - 1, i - 2, i - 3))
-        _, correction = factors(peer.plan[i - 1], [lam for _, lam in past], 1 + tau**2, None)
-        state, d = Ahead(past, tuple(correction)), CLASSES.denoiser(SCHEDULE)
+        past, d = range(i - 1, i - 4, -1), CLASSES.denoiser(SCHEDULE)
+        state = Ahead(tuple(peer.x0[j] for j in past), tuple(peer.plan[j].lam_t for j in past), 1 + tau**2)
         made, _ = solver.step(d, peer.states[i].clone(), peer.plan[i], state, Given(peer.noises), {})
         assert relative(made, peer.states[i + 1]) < 1e-4
 
@@ -145,10 +145,11 @@ def test_the_third_order_multistep_form_differs_by_the_factor_of_two():
     d = CLASSES.denoiser(SCHEDULE)
     for i in range(2, len(peer.plan)):
         k = peer.plan[i]
-        past = tuple((peer.x0[j], peer.plan[j].lam_t) for j in (i - 1, i - 2))
-        ours, _ = DPMpp3M().step(d, peer.states[i].clone(), k, (past, None), Noise(range(ROWS)), {})
-        h, u, v = k.lam_s - k.lam_t, past[0][1] - k.lam_t, past[1][1] - k.lam_t
-        divided = peer.x0[i] / (u * v) + past[0][0] / (u * (u - v)) + past[1][0] / (v * (v - u))
+        one, two = peer.x0[i - 1], peer.x0[i - 2]
+        past = History((one, two), (peer.plan[i - 1].lam_t, peer.plan[i - 2].lam_t))
+        ours, _ = DPMpp3M().step(d, peer.states[i].clone(), k, past, Noise(range(ROWS)), {})
+        h, u, v = k.lam_s - k.lam_t, past.lams[0] - k.lam_t, past.lams[1] - k.lam_t
+        divided = peer.x0[i] / (u * v) + one / (u * (u - v)) + two / (v * (v - u))
         second = 2 * (h * h / 2 - h + 1 - 2.718281828459045**-h)  # int_0^h e^-(h-u) u^2 du
         assert relative(ours - k.alpha_s * 0.5 * second * divided, peer.states[i + 1]) < 1e-4
 

@@ -63,25 +63,25 @@ def first_failure(solver):
 
 
 SLIPS = [
-    ("DPMpp3M", {}, "phi", "h ** (k - 1) * h - value", "h ** (k - 1) - value"),
+    ("DPMpp3M", {}, "phi", "(h**k - value) / k", "(h**k + value) / k"),
     ("DPMpp3M", {}, "phi", "(second - b * first)", "(second - a * first)"),
     ("DPMpp3M", {}, "phi", "(b * (b - a))", "(b * (a - b))"),
     ("DEIS", {"order": 4}, "phi", "q * r * first", "q * p * first"),
     ("DEIS", {"order": 4}, "phi", "(q + r) * second", "(q - r) * second"),
-    ("UniPC", {"p": 3}, "phi", "x, a = update(x, a, y, b, z, c), 1.0", "x, a = update(x, a, y, b, z, c), a"),
+    ("UniPC", {"p": 3}, "phi", "x.mul_(a)\n    for", "x.mul_(1.0)\n    for"),
     ("DPMpp2S", {}, "phi", "k.lam_t + r * (k.lam_s - k.lam_t)", "k.lam_t + (k.lam_s - k.lam_t)"),
     ("DPMpp3M", {}, "multistep", "k.alpha_s * (1 - sum(weights))", "k.alpha_s * (1 + sum(weights))"),
     ("DPMpp3M", {}, "multistep", "w - kept * u", "w - u"),
     ("DPMpp3M", {}, "multistep", "_replace(used=in_s, extra=None)", "_replace(extra=None)"),
     ("DPMpp3M", {}, "multistep", "alpha_t=start.alpha, sigma_t=start.sigma", "alpha_t=start.alpha"),
     ("DPMpp3M", {}, "multistep", "points > 2 and", "points > 3 and"),
-    ("DPMpp3M", {}, "multistep", "return x, (values[: points - 1]", "return x, (values[: points - 2]"),
+    ("DPMpp3M", {}, "multistep", "lams[: points - 1]", "lams[: points - 2]"),
     ("DEIS", {"order": 4}, "multistep", "-damping(k, rate) * extra[1]", "damping(k, rate) * extra[1]"),
     ("SASolver", {}, "multistep", "(1.0 - rate) * (k.lam_s", "(1.0 + rate) * (k.lam_s"),
     ("DPMpp3MSDE", {}, "multistep", "[rate * (v - lam) for v in lams[1:]]", "[v + lam for v in lams[1:]]"),
     ("DPMpp3M", {}, "dpmpp_3m", "state, 3)", "state, 2)"),
-    ("DPMpp3MShipped", {}, "dpmpp_3m", "first *= k.alpha_s", "first *= k.sigma_s"),
-    ("DPMpp3MShipped", {}, "dpmpp_3m", "second *= 0.5 * k.alpha_s", "second *= k.alpha_s"),
+    ("DPMpp3MShipped", {}, "dpmpp_3m", "(second - b * first)", "(second + b * first)"),
+    ("DPMpp3MShipped", {}, "dpmpp_3m", "second *= 0.5", "second *= 1.0"),
     ("DPMpp3MSDE", {}, "dpmpp_3m_sde", "-2 * self.eta", "-self.eta"),
     ("DPMpp3MSDE", {}, "dpmpp_3m_sde", "state, 3, 1 + self.eta)", "state, 3, 1)"),
     ("DPMpp2MSDE", {}, "dpmpp_2m_sde", "damping(k, 1 + self.eta)", "damping(k, 1 - self.eta)"),
@@ -102,9 +102,9 @@ SLIPS = [
     ("UniP", {}, "unipc", "c + w, previous, -w", "c - w, previous, w"),
     ("UniP", {}, "unipc", "return -math.expm1(-h)", "return -math.expm1(-h / 2)"),
     ("UniPC", {}, "unipc", "state, self.p, 1.0, self.b)", "state, 1, 1.0, self.b)"),
-    ("UniPC", {}, "adams_moulton", "[h, *(rate * (v - lam)", "[-h, *(rate * (v - lam)"),
-    ("UniPC", {}, "adams_moulton", "c - p for c, p in zip(corrected", "c + p for c, p in zip(corrected"),
-    ("UniPC", {}, "adams_moulton", "return predicted, [w, -w]", "return predicted, [-w, w]"),
+    ("UniPC", {}, "adams_moulton", "[rate * h, *(rate", "[-rate * h, *(rate"),
+    ("UniPC", {}, "adams_moulton", "c - p for c, p in zip(better", "c + p for c, p in zip(better"),
+    ("UniPC", {}, "adams_moulton", "(new, -new - sum(gain), *gain)", "(-new, new - sum(gain), *gain)"),
     ("UniPC", {}, "adams_moulton", "b(h) * h / (lams[1] - lams[0])", "b(h) * h / (lams[0] - lams[1])"),
     ("SASolver", {}, "sa_solver", "-2 * eta *", "-eta *"),
 ]
@@ -121,7 +121,7 @@ def test_without_a_slip_nothing_fails(monkeypatch, name):
 
 
 def integrals_gap(solver):
-    made = {h: sys.modules[ROOM + "phi"].integrals(h, 3) for h in (0.4, 2.5)}
+    made = {h: sys.modules[ROOM + "phi"].integrals(h, 2) for h in (0.09, 2.5)}
     return max(abs(a - b) for h, v in made.items() for a, b in zip(v, exact.exact_integrals(h)))
 
 
@@ -130,9 +130,9 @@ def run_gap(printed):
 
 
 SAME_ORDER = [
-    ("DPMpp3M", {}, "phi", "h**k - k * value", "h**k + k * value", integrals_gap),
+    ("DPMpp3M", {}, "phi", "power - k * value", "power + k * value", integrals_gap),
     ("DPMpp3M", {}, "phi", "term *= -h / k", "term *= h / k", integrals_gap),
-    ("DPMpp3MShipped", {}, "dpmpp_3m", "c * h / nodes[0]", "c * h / h", run_gap(exact.printed_shipped_3m)),
+    ("DPMpp3MShipped", {}, "dpmpp_3m", "c * h / a", "c * h / h", run_gap(exact.printed_shipped_3m)),
     (
         "DPMSolver2",
         {},
@@ -147,14 +147,14 @@ SAME_ORDER = [
         "UniPC",
         {},
         "adams_moulton",
-        "kept * c + p",
-        "c + p",
+        "+= kept * k.alpha_t * g",
+        "+= k.alpha_t * g",
         run_gap(lambda d, x, plan: exact.printed_unipc(d, x, plan, 2, BH2())),
     ),
     *(
         ("SASolver", {"p": 2, "tau": 0.8}, *slip, lambda s: exact.gap_to_flow(s, VPLinear(), 1, eta=0.64))
         for slip in (
-            ("adams_moulton", "adams(h, [h, *", "adams(h / rate, [h / rate, *"),
+            ("adams_moulton", "adams(rate * h, [rate * h, *(rate", "adams(h, [h, *(1.0"),
             ("sa_solver", "self.tau**2", "self.tau"),
         )
     ),

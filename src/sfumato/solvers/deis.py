@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Noise, Schedule, Step, register, update
-from .multistep import EMPTY, History, advance, trapezoid
+from .multistep import History, advance, trapezoid
 
 _FAR = math.log(100)  # the h above which a step starts too far out: s falls more than a hundredfold
 
@@ -49,7 +49,7 @@ class DEIS:
 
     def init(self, x: Tensor) -> History:
         """Return an empty history."""
-        return EMPTY
+        return History()
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: History, noise: Noise, cond: Mapping[str, Any]
@@ -60,13 +60,14 @@ class DEIS:
             kept = k.sigma_s / k.sigma_t
             c = k.alpha_s - k.alpha_t * kept
             x = update(x, kept, x0, c)
-            return update(x, 1.0, denoiser(x, k.s, **cond) - x0, 0.5 * c) if again else x, EMPTY
+            return update(x, 1.0, denoiser(x, k.s, **cond) - x0, 0.5 * c) if again else x, History()
         eps = (x - k.alpha_t * x0) / k.sigma_t
         mirrored = k._replace(alpha_t=k.sigma_t, sigma_t=k.alpha_t, alpha_s=k.sigma_s, sigma_s=k.alpha_s)
-        x, (values, start) = advance(x, mirrored, eps, state, self.order)
-        if again and start is not None:
+        x, history = advance(x, mirrored, eps, state, self.order)
+        if again and history.start is not None:
             there = (x - k.alpha_s * denoiser(x, k.s, **cond)) / k.sigma_s
             w = trapezoid(mirrored)
             x = update(x, 1.0, there, w, eps, -w)
-            start = start._replace(used=(start.used[0] - w,), extra=(there, w))
-        return x, (values, start)
+            start = history.start._replace(used=(history.start.used[0] - w,), extra=(there, w))
+            history = history._replace(start=start)
+        return x, history

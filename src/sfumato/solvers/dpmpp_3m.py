@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Denoiser, Noise, Step, register
-from .multistep import EMPTY, History, Values, advance
+from .multistep import History, Lams, advance
 from .phi import combine, integrals
 
 
@@ -34,7 +35,7 @@ class DPMpp3M:
 
     def init(self, x: Tensor) -> History:
         """Return an empty history."""
-        return EMPTY
+        return History()
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: History, noise: Noise, cond: Mapping[str, Any]
@@ -60,26 +61,31 @@ class DPMpp3MShipped:
         """Whether noise is drawn: never."""
         return False
 
-    def init(self, x: Tensor) -> Values:
+    def init(self, x: Tensor) -> History:
         """Return an empty history."""
-        return ()
+        return History()
 
     def step(
-        self, denoiser: Denoiser, x: Tensor, k: Step, state: Values, noise: Noise, cond: Mapping[str, Any]
-    ) -> tuple[Tensor, Values]:
+        self, denoiser: Denoiser, x: Tensor, k: Step, state: History, noise: Noise, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, History]:
         """Return x_s and the history with this step's x0_hat."""
-        x0, lam, kept = denoiser(x, k.t, **cond), k.lam_t, k.sigma_s / k.sigma_t
-        h, c = k.lam_s - lam, k.alpha_s - k.alpha_t * kept
-        nodes = [v - lam for _, v in state]
-        weights: list[float] = []
-        if len(nodes) == 1:
-            weights = [0.5 * c * h / nodes[0]]
-        elif nodes:
-            a, b = nodes
-            first, second = integrals(h, 2)
-            second *= 0.5 * k.alpha_s
-            first *= k.alpha_s
-            weights = [(second - b * first) / (a * (a - b)), (second - a * first) / (b * (b - a))]
-        terms = [(y, w) for (y, _), w in zip(state, weights)]
-        values = ((x0, lam), *state[:1]) if k.alpha_t > 0.0 else ()
-        return combine(x, kept, [(x0, c - sum(weights)), *terms]), values
+        values, lams = (denoiser(x, k.t, **cond), *state.values), (k.lam_t, *state.lams)
+        x = combine(x, k.sigma_s / k.sigma_t, values, _shipped(k, lams))
+        return x, History(values[:2], lams[:2]) if k.alpha_t > 0.0 else History()
+
+
+@functools.lru_cache(maxsize=4096)  # the next batch on the same grid asks for the same numbers
+def _shipped(k: Step, lams: Lams) -> tuple[float, ...]:
+    """Return the factors of the values at `lams`, the newest first."""
+    lam, c = lams[0], k.alpha_s - k.alpha_t * k.sigma_s / k.sigma_t
+    if len(lams) == 1:
+        return (c,)
+    h, a = k.lam_s - lam, lams[1] - lam
+    if len(lams) == 2:
+        w = 0.5 * c * h / a
+        return c - w, w
+    b = lams[2] - lam
+    first, second = integrals(h, 2)
+    second *= 0.5
+    v, w = k.alpha_s * (second - b * first) / (a * (a - b)), k.alpha_s * (second - a * first) / (b * (b - a))
+    return c - v - w, v, w

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Noise, Step, register, update
-from .multistep import EMPTY, History, advance
+from .multistep import History, advance
 
 
 @register
@@ -39,7 +39,7 @@ class DPMpp3MSDE:
 
     def init(self, x: Tensor) -> History:
         """Return an empty history."""
-        return EMPTY
+        return History()
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: History, noise: Noise, cond: Mapping[str, Any]

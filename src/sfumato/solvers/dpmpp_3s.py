@@ -56,4 +56,4 @@ class DPMpp3S:
         x2 = denoiser(x * kept + x0 * (alpha * (1 - v) - k.alpha_t * kept) + x1 * (alpha * v), u, **cond)
         kept = k.sigma_s / k.sigma_t
         own = k.alpha_s * (1 - w - back) - k.alpha_t * kept
-        return combine(x, kept, [(x0, own), (x2, k.alpha_s * w), (x1, k.alpha_s * back)]), None
+        return combine(x, kept, (x0, x2, x1), (own, k.alpha_s * w, k.alpha_s * back)), None

@@ -6,8 +6,8 @@ exchanged, which negates lambda.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core import Step
 from .phi import adams, combine
 
-Values = tuple[tuple[Tensor, float], ...]  # the last x0_hat (or eps_hat) with their lambda, the newest first
+Lams = tuple[float, ...]
 
 
 class Start(NamedTuple):
@@ -31,8 +31,12 @@ class Start(NamedTuple):
     extra: tuple[Tensor, float] | None = None
 
 
-History = tuple[Values, Start | None]
-EMPTY: History = ((), None)
+class History(NamedTuple):
+    """The last x0_hat (or eps_hat) with their lambda, the newest first; the start, until there are enough of them."""
+
+    values: tuple[Tensor, ...] = ()
+    lams: Lams = ()
+    start: Start | None = None
 
 
 def damping(k: Step, rate: float = 1.0) -> float:
@@ -41,25 +45,23 @@ def damping(k: Step, rate: float = 1.0) -> float:
     return ratio if rate == 1.0 else ratio * math.exp((1.0 - rate) * (k.lam_s - k.lam_t))
 
 
-def bashforth(k: Step, lams: Sequence[float], rate: float = 1.0) -> list[float]:
+@functools.lru_cache(maxsize=4096)  # the next batch on the same grid asks for the same numbers
+def bashforth(k: Step, lams: Lams, rate: float = 1.0) -> tuple[float, ...]:
     """Return the factors of the values at `lams`, the newest first, in alpha_s a int_0^h e^-a(h-u) P(u) du."""
     lam, kept = lams[0], damping(k, rate)
     if len(lams) == 1:
-        return [k.alpha_s - k.alpha_t * kept]
+        return (k.alpha_s - k.alpha_t * kept,)
     weights = adams(rate * (k.lam_s - lam), [rate * (v - lam) for v in lams[1:]])
-    return [k.alpha_s * (1 - sum(weights)) - k.alpha_t * kept, *(k.alpha_s * w for w in weights)]
+    return k.alpha_s * (1 - sum(weights)) - k.alpha_t * kept, *(k.alpha_s * w for w in weights)
 
 
 def trapezoid(k: Step, rate: float = 1.0) -> float:
-    """Return the factor of (value at s) - (value at t) where P is the line through the two.
-
-    From alpha_t = 0, where h is infinite, it is the line in e^lambda.
-    """
+    """Return the factor of (value at s) - (value at t) where P is the line through the two; for finite h."""
     h = rate * (k.lam_s - k.lam_t)
-    return k.alpha_s * (adams(h, [h])[0] if h < math.inf else rate / (1 + rate))
+    return k.alpha_s * adams(h, [h])[0]
 
 
-def starting(k: Step, lams: Sequence[float], start: Start) -> tuple[list[float], Start]:
+def starting(k: Step, lams: Lams, start: Start) -> tuple[tuple[float, ...], Start]:
     """Return the factors of the values in a step before there are enough of them, and the start with those in x_s.
 
     One polynomial through all values since the start is integrated from the start to s, so that each new value also
@@ -68,7 +70,7 @@ def starting(k: Step, lams: Sequence[float], start: Start) -> tuple[list[float],
     whole = k._replace(alpha_t=start.alpha, sigma_t=start.sigma)
     first, *others = bashforth(whole, lams[::-1], start.rate)
     in_s, kept = (*others[::-1], first), damping(k, start.rate)
-    return [w - kept * u for w, u in zip(in_s, (0.0, *start.used))], start._replace(used=in_s, extra=None)
+    return tuple(w - kept * u for w, u in zip(in_s, (0.0, *start.used))), start._replace(used=in_s, extra=None)
 
 
 def advance(
@@ -78,20 +80,18 @@ def advance(
 
     A value at alpha_t = 0 is at infinite lambda, where no polynomial can use it again.
     """
-    earlier, start = state
-    values = ((value, k.lam_t), *earlier)
-    if not earlier and points > 2 and k.alpha_t > 0.0:
+    start = state.start
+    values, lams = (value, *state.values), (k.lam_t, *state.lams)
+    if len(lams) == 1 and points > 2 and k.alpha_t > 0.0:
         start = Start(k.alpha_t, k.sigma_t, rate)
-    lams = [lam for _, lam in values]
-    extra = None if start is None else start.extra
     if start is None:
-        factors = bashforth(k, lams, rate)
+        x = combine(x, damping(k, rate), values, bashforth(k, lams, rate))
     else:
+        extra = start.extra
         factors, start = starting(k, lams, start)
-    terms = [(v, b) for (v, _), b in zip(values, factors)]
-    if extra is not None:
-        terms.append((extra[0], -damping(k, rate) * extra[1]))
-    x = combine(x, damping(k, rate), terms)
+        if extra is not None:
+            factors = (*factors, -damping(k, rate) * extra[1])
+        x = combine(x, damping(k, rate), values if extra is None else (*values, extra[0]), factors)
     if k.alpha_t <= 0.0:
-        return x, EMPTY
-    return x, (values[: points - 1], start if len(values) < points else None)
+        return x, History()
+    return x, History(values[: points - 1], lams[: points - 1], start if len(lams) < points else None)

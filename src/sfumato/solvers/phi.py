@@ -1,8 +1,9 @@
 """What the exponential integrators share: exact integrals of polynomials in lambda, and where a step may be split.
 
 In x / sigma the probability-flow ODE is an integral, x_s / sigma_s = x_t / sigma_t + int e^lambda D(lambda) d lambda
-(arXiv 2211.01095, proposition 4.1). A method replaces D by a polynomial through the x0_hat that it knows, and integrates that
-exactly; with u = lambda - lambda_t and h = lambda_s - lambda_t the coefficients are integrals of e^-(h-u) u^k.
+(arXiv 2211.01095, proposition 4.1). A method replaces D by a polynomial through the x0_hat that it knows, and
+integrates that exactly; with u = lambda - lambda_t and h = lambda_s - lambda_t the coefficients are integrals of
+e^-(h-u) u^k.
 """
 
 from __future__ import annotations
@@ -10,21 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..core import Schedule, Step, update
+
+_NEAR = 0.1  # the |h| below which I_n is summed as a series
+_LARGE, _BLOCK = 1 << 18, 1 << 17  # values: a state beyond the caches goes through them block by block, as in `update`
 
 
 def integrals(h: float, n: int) -> list[float]:
     """Return I_1 .. I_n, I_k = int_0^h e^-(h-u) u^k du = k! h^(k+1) phi_(k+1)(-h), for finite h of either sign.
 
-    By the recursion I_k = h^k - k I_(k-1) from I_0 = 1 - e^-h; for |h| < 1, where it would cancel, the other way round
-    from the power series of I_n.
+    By the recursion I_k = h^k - k I_(k-1) from I_0 = 1 - e^-h, whose error is about k! times that of 1; for |h| < 0.1
+    the other way round, from the power series of I_n, so that the relative error is that of rounding too.
     """
-    if abs(h) >= 1.0:
-        found, value = [], -math.expm1(-h)
+    if abs(h) >= _NEAR:
+        found, value, power = [], -math.expm1(-h), 1.0
         for k in range(1, n + 1):
-            value = h**k - k * value
+            power *= h
+            value = power - k * value
             found.append(value)
         return found
     value = term = h ** (n + 1) / (n + 1)
@@ -35,7 +41,7 @@ def integrals(h: float, n: int) -> list[float]:
         k += 1
     found = [value]
     for k in range(n, 1, -1):
-        value = (h ** (k - 1) * h - value) / k
+        value = (h**k - value) / k
         found.append(value)
     return found[::-1]
 
@@ -63,11 +69,31 @@ def adams(h: float, nodes: Sequence[float]) -> list[float]:
     ]
 
 
-def combine(x: Tensor, a: float, terms: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """Return a x + sum_j b_j y_j for the `terms` (y_j, b_j), at least one; like `update`, written over `x`."""
-    for (y, b), (z, c) in zip(terms[::2], terms[1::2], strict=False):
-        x, a = update(x, a, y, b, z, c), 1.0
-    return update(x, a, *terms[-1]) if len(terms) % 2 else x
+def combine(x: Tensor, a: float, values: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """Return a x + sum_j factors_j values_j, values[0] being the newest; like `update`, written over `x`.
+
+    For more than two values `update` would go over the whole of x twice. A past value cannot share its memory with x.
+    """
+    if len(factors) == 1:
+        return update(x, a, values[0], factors[0])
+    if len(factors) == 2:
+        return update(x, a, values[0], factors[0], values[1], factors[1])
+    if torch.is_grad_enabled() or values[0].data_ptr() == x.data_ptr():
+        x = x * a
+        for value, b in zip(values, factors):
+            x = x.add(value, alpha=b)
+        return x
+    if x.numel() >= _LARGE and all(v.is_contiguous() and v.dtype == x.dtype for v in (x, *values)):
+        one = x.new_ones(1)
+        for x_i, *parts in zip(*(v.view(-1).split(_BLOCK) for v in (x, *values[: len(factors)]))):
+            x_i.unsqueeze(0).addr_(one, parts[0], beta=a, alpha=factors[0])
+            for part, b in zip(parts[1:], factors[1:]):
+                x_i.add_(part, alpha=b)
+        return x
+    x.mul_(a)
+    for value, b in zip(values, factors):
+        x.add_(value, alpha=b)
+    return x
 
 
 def between(schedule: Schedule, k: Step, r: float) -> tuple[float, float, float]:
