@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..core import InputError, Schedule
+from ..core import InputError, Schedule, grids
 from .klub import Cost
 
 HeldOut = Callable[[Tensor], float]
@@ -35,21 +36,16 @@ class Aligned:
 def times(schedule: Schedule, levels: Sequence[float], n: int | None = None) -> Tensor:
     """Return the grid of n steps through `levels`, interpolated log-linearly, with 0 for the last (section 3.3).
 
-    Levels above the schedule's own are lowered to it. Raises `InputError` unless the levels fall and stay above 0.
+    A first level above the schedule's own is lowered to it. Raises `InputError` unless the levels fall, stay above 0,
+    and from the second on below the schedule's largest.
     """
-    s = torch.tensor(list(levels), dtype=torch.float64)
-    if s.ndim != 1 or len(s) < 2 or not bool((s[:-1] > s[1:]).all() and s[-1] > 0):
-        raise InputError(f"a grid's levels must be at least two, fall and stay above 0, got {list(levels)[:12]}")
-    n = len(s) - 1 if n is None else n
-    if n < 1:
-        raise InputError(f"a grid of {n} steps is not possible: give at least 1")
-    place = torch.linspace(0, len(s) - 1, n + 1, dtype=torch.float64)[:-1]
-    low = place.floor().clamp(max=len(s) - 2).long()
-    log = torch.lerp(s.log()[low], s.log()[low + 1], place - low)
-    found = schedule.inverse(-log).clamp(max=1.0)
-    if not bool((found[:-1] > found[1:]).all()):
-        raise InputError(f"several levels lie beyond this schedule's largest, {math.exp(-schedule.lam(1.0)):.4g}")
-    return torch.cat([found, found.new_zeros(1)])
+    s = [float(v) for v in levels]
+    if len(s) < 2 or s[-1] <= 0 or any(high <= low for high, low in pairwise(s)):
+        raise InputError(f"a grid's levels must be at least two, fall and stay above 0, got {s[:12]}")
+    largest = math.exp(min(-schedule.lam(1.0), 700.0))
+    if s[1] >= largest:
+        raise InputError(f"several levels lie beyond this schedule's largest, {largest:.4g}: give lower ones")
+    return grids.tabulated(schedule, len(s) - 1 if n is None else n, levels=[min(s[0], largest), *s[1:]])
 
 
 @dataclass(frozen=True, kw_only=True)
