@@ -192,6 +192,18 @@ def test_record_undoes_the_weight_and_forgets_the_oldest():
     assert memory["count"].tolist() == [3]
 
 
+def test_what_is_recorded_is_the_loss_without_its_weight():
+    batch = Batch(LAW.sample(64, 5, dtype=torch.float64), {})
+    importance = Importance(objective=VLB(T=6), keep=4)
+    memory = filled(importance, model(), batch, 12)
+    before, noise = memory["count"].clone(), Noise([77])
+    step, weight = importance.steps(memory, noise)
+    assert abs(float(weight) - 1) > 0.05
+    importance.record(memory, noise, 2.5 * weight)
+    row = memory["losses"][int(step) - 1]
+    assert float(row[int(before[int(step) - 1]) % 4]) == pytest.approx(2.5)
+
+
 def test_fewer_losses_vary_less_with_importance():
     """What it is for: the weighted loss of L_vlb varies less than that of uniform steps."""
     batch = Batch(LAW.sample(256, 7, dtype=torch.float64), {})
