@@ -143,6 +143,16 @@ def test_downsampling_takes_means_of_blocks():
         torch.testing.assert_close(Downsampling()(x, t, Noise(range(4))), expected, rtol=0, atol=1e-12)
 
 
+def test_snow_whitens_where_it_falls():
+    x, noise = pictures(), Noise(range(4))
+    everywhere = Snow(amount=1.0, threshold=-20.0)
+    torch.testing.assert_close(everywhere(x, 1.0, noise), torch.ones_like(x))
+    torch.testing.assert_close(everywhere(x, 0.25, noise), 0.75 * x + 0.25)
+    assert torch.equal(Snow(threshold=20.0)(x, 1.0, noise), x)
+    bare, single = (Snow(length=n)(0 * x, 1.0, noise) for n in (1, 2))
+    torch.testing.assert_close(single, torch.maximum(bare, bare.roll((1, 1), (2, 3))))
+
+
 def test_desaturate_keeps_luma_and_ends_in_grey():
     x = pictures(channels=3)
     luma = lambda p: (p * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]).sum(1)

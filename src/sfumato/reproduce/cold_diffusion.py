@@ -118,7 +118,7 @@ def run(context: Context) -> Iterator[Measured]:
     told = "; ".join(f"noise {a}: {b[0]:.2f} naive, {b[1]:.3f} improved" for a, b in zip(NOISE, noisy, strict=True))
     told += f"; without {errors['algorithm 1']:.2f} and {errors['algorithm 2']:.3f}; pictures not clipped"
     yield Measured("robust", max(b[1] for b in noisy) / errors["algorithm 2"], told)
-    yield Measured("fragile", min(b[0] for b in noisy) / errors["algorithm 1"], told)
+    yield Measured("fragile", noisy[-1][0] / errors["algorithm 1"], told)
     start = fitted(BLUR(Digits().rows.x0, 1.0, Noise(range(len(Digits())))), len(held))
     free = [chain(restorer, start, rule) for rule in (Naive(), TACoS())]
     shown |= {"new, algorithm 1": free[0], "new, algorithm 2": free[1]}
@@ -182,7 +182,7 @@ CLAIMS = (
         key="fragile",
         says="and ruins algorithm 1",
         reported="section 3.3",
-        measure="its least root mean squared error with noise over that without",
+        measure="its root mean squared error with noise 0.3 over that without",
         low=2.0,
     ),
     Claim(
