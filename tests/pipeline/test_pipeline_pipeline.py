@@ -125,7 +125,7 @@ def test_callback_sees_every_step(pipe):
         ({"n": 2.5}, "n=2.5"),
         ({"seed": -1}, "seed=-1"),
         ({"steps": 0}, "0 steps"),
-        ({"solver": "dpm++2n"}, "unknown solver 'dpm\\+\\+2n'; did you mean 'dpm\\+\\+2m'"),
+        ({"solver": "dpm++2n"}, "unknown solver 'dpm\\+\\+2n'; did you mean 'dpm\\+\\+2s'"),
         ({"grid": "karas"}, "unknown grid 'karas'; did you mean 'karras'"),
         ({"guidance": float("nan")}, "guidance=nan"),
         ({"guidance": 1.0, "rescale": 0.5}, "rescale=0.5 does nothing without guidance"),

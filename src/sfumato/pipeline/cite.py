@@ -260,6 +260,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "DPMSolver2": ("lu2022dpmsolver",),
     "DPMSolver3": ("lu2022dpmsolver",),
     "DEIS": ("zhang2023deis",),
+    "BH1": ("zhao2023unipc",),
+    "BH2": ("zhao2023unipc",),
     "UniP": ("zhao2023unipc",),
     "UniPC": ("zhao2023unipc",),
     "SASolver": ("xue2023sasolver",),
