@@ -102,6 +102,23 @@ def test_a_smaller_tolerance_costs_more_and_evaluations_are_left_open(solver):
     assert costs[0] < costs[1] < 500
 
 
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_error_of_dpm_solver_follows_its_tolerance(order):
+    """At a hundredth of the tolerance the steps are 100^(1 / order) times smaller, and so is the error a hundredth."""
+    schedule, errors, calls = VPLinear(), [], []
+    grid = schedule.inverse(torch.tensor([-3.5, 3.5], dtype=torch.float64))
+    x = LINE.marginal(schedule, float(grid[0])).sample(48, 1, dtype=torch.float64)
+    for tolerance in (1e-2, 1e-4, 1e-6):
+        d = Counted(LINE.denoiser(schedule))
+        solver = DPMAdaptive(order=order, atol=tolerance, rtol=tolerance)
+        made = sample(d, solver=solver, grid=grid, seeds=range(48), x=x)
+        errors.append(float((made - LINE.flow(schedule, x, float(grid[0]), float(grid[1]))).abs().mean()))
+        calls.append(d.rows)
+    assert errors[2] < 5e-6
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert math.log(calls[2] / calls[1]) / math.log(100) == pytest.approx(1 / order, abs=0.1)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES, **by_name)
 def test_rk45_is_as_exact_as_it_is_told(schedule):
     end = schedule.inverse(6.0)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import InputError, Schedule, from_config, grids, sample, to_config
+from ..core import InputError, Schedule, from_config, sample, to_config
 from ..solvers import DDIM
 from ..solvers.churn import Churn
 from ..solvers.unipc import BH1, BH2
+from .grids import uniform
 from .report import Case
 from .table import CHURN, CLASSES, PREDICTIONS, SCHEDULES
 
@@ -44,12 +45,11 @@ def options(name: str, config: Any, effect: Effect) -> Iterator[Case]:
 
 def solver_effect(schedule: Schedule) -> Effect:
     """Return what a solver's options are seen by: a run on the class mixture."""
-    nine, long = grids.uniform(schedule, 9), torch.tensor([1.0, 0.02, 0.0], dtype=torch.float64)
     return lambda solver: sample(
         CLASSES.denoiser(schedule),
         (4, 2),
         solver=solver,
-        grid=long if hasattr(solver, "rtol") else nine,  # the solver takes its own steps within a long one
+        grid=uniform(solver, schedule, 9),
         seeds=range(4),
         dtype=torch.float64,
     )

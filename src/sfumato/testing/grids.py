@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core import Schedule
+from ..core import Schedule, Solver, grids
 
+_LONG = (1.0, 0.02, 0.0)
 _PATTERN = (1.0, 1.6, 0.7, 1.3)
 
 
@@ -21,3 +22,8 @@ def uneven(schedule: Schedule, n: int, *, low: float = -3.5, high: float = 3.5) 
     edges = torch.cat([torch.zeros(1, dtype=torch.float64), parts.cumsum(0)])
     times = schedule.inverse(start + (high - start) * edges / edges[-1])
     return times.clamp(0.0, 1.0)
+
+
+def uniform(solver: Solver, schedule: Schedule, n: int) -> Tensor:
+    """Return n equal steps of t, or for a solver that takes its own steps one that is long enough for many."""
+    return torch.tensor(_LONG, dtype=torch.float64) if hasattr(solver, "rtol") else grids.uniform(schedule, n)

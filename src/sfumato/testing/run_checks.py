@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core import Denoiser, Noise, Schedule, Solver, evaluations, grids, sample, steps
 from .exact import Counted
+from .grids import uniform
 from .probe import moments
 from .report import Case, title_of
 from .table import CLASSES, DOT, PICTURES, POINT
@@ -43,7 +44,7 @@ def _one_step_inside(solver: Solver, schedule: Schedule) -> tuple[object, str, b
 
 def _rows_apart(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     """A row is bit-identical alone, permuted and in a batch, also where B = H = W."""
-    denoiser, grid = PICTURES.denoiser(schedule), grids.uniform(schedule, 4)
+    denoiser, grid = PICTURES.denoiser(schedule), uniform(solver, schedule, 4)
     y = torch.tensor([2, 0, 3, 1])
     differing = 0
     for dtype in (torch.float32, torch.float64):
@@ -102,7 +103,7 @@ def _counted(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
 
 def _conditions(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     """Every evaluation gets the conditions."""
-    grid, shape = grids.uniform(schedule, 6), (4, 2)
+    grid, shape = uniform(solver, schedule, 6), (4, 2)
     worst = 0.0
     for y in (0, 1):
         ends = [

@@ -47,7 +47,7 @@ def drawn(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]:
 
 @functools.lru_cache(maxsize=256)
 def _truth(schedule: Schedule, model: Any, times: tuple[float, ...]) -> tuple[Tensor, list[Tensor]]:
-    """Return draws of x_t at times[0], and where the exact flow takes them at each of the others; all solvers ask it."""
+    """Return draws of x_t at times[0], and where the exact flow takes them at each of the others; every solver asks."""
     x = model.marginal(schedule, times[0]).sample(_POINTS, 11, dtype=torch.float64)
     return x, [model.flow(schedule, x, times[0], s) for s in times[1:]]
 

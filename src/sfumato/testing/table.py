@@ -145,18 +145,15 @@ SOLVERS: dict[str, Solver] = {
     "Ancestral(DPMpp2M, eta=0.5)": Ancestral(solver=DPMpp2M(), eta=0.5),
     "LMS": LMS(),
     "LMS(order=2)": LMS(order=2),
-    "LMS(order=3)": LMS(order=3),
     "IPNDM": IPNDM(),
     "PLMS": PLMS(),
     "PNDM": PNDM(),
     "RK45": RK45(),
     "DPMAdaptive": DPMAdaptive(),
-    "DPMAdaptive(order=2)": DPMAdaptive(order=2),
     "Restart": Restart(low=1.0, high=2.5, steps=6),
     "PredictorCorrector": PredictorCorrector(),
     "AnnealedLangevin": AnnealedLangevin(steps=10, rate=0.3),
     "TCD": TCD(),
-    "TCD(gamma=1)": TCD(gamma=1.0),
     "LCM": LCM(),
 }
 
