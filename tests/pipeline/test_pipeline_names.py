@@ -11,7 +11,8 @@ from sfumato.pipeline.names import by_name
 
 
 def test_every_solver_has_a_name():
-    assert {type(s).__name__ for s in SOLVERS.values()} == set(solvers.__all__)
+    every = {name for name in solvers.__all__ if hasattr(getattr(solvers, name), "step")}  # not UniPC's B(h)
+    assert {type(s).__name__ for s in SOLVERS.values()} == every
 
 
 @pytest.mark.parametrize("name", GRIDS)
