@@ -8,7 +8,7 @@ import torch
 import sfumato as sf
 from sfumato.align import Aligned, times
 from sfumato.cli import main
-from sfumato.nets import MLPConfig
+from sfumato.nets import MLPConfig, UNetConfig
 from sfumato.pipeline import Defaults, Points
 from sfumato.pipeline.metadata import read_settings
 
@@ -56,3 +56,35 @@ def test_ctrl_c_keeps_the_best_so_far(model, tmp_path, capsys, monkeypatch):
     assert found["levels"] == [9.0, 1.0, 0.1]
     assert found["finished"] is False
     assert "0.7 -> 0.5" in capsys.readouterr().out
+
+
+def test_data_of_another_shape_is_refused(model, tmp_path, capsys):
+    words = ["optimise-grid", str(model), "--data", "digits", "--out", str(tmp_path / "g.json")]
+    assert main(words) == 2
+    assert "the data is (1, 8, 8), the model (2,)" in capsys.readouterr().err
+    assert not (tmp_path / "g.json").exists()
+
+
+def test_a_model_without_classes_takes_data_with_classes(tmp_path, capsys):
+    torch.manual_seed(0)
+    config = UNetConfig(
+        in_channels=1, out_channels=1, channels=8, multipliers=(1,), layers=1, attention=(), groups=2, head_width=None
+    )
+    denoiser = sf.Preconditioned(config.build(), sf.VPLinear(), sf.Eps())
+    path = sf.Pipeline(denoiser=denoiser, shape=(1, 8, 8)).save(tmp_path / "m")
+    words = [
+        "optimise-grid",
+        str(path),
+        "--steps",
+        "2",
+        "--data",
+        "digits",
+        "--draws",
+        "4",
+        "-n",
+        "20",
+        "--solver",
+        "ddim",
+    ]
+    assert main([*words, "--out", str(tmp_path / "g.json")]) == 0
+    assert "distance of samples" in capsys.readouterr().out

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..align import Aligned, optimise, times, write_grid
-    from ..core import InputError, to_config
+    from ..align import Aligned, optimise, write_grid
+    from ..core import Batch, InputError, to_config
     from ..pipeline import load
     from ..pipeline.names import SOLVERS, by_name
     from ..pipeline.pipeline import evaluating
@@ -45,21 +45,24 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.out or f"grid-{args.steps}.json")
     if path.exists():
         raise InputError(f"{path} exists and is not overwritten: give another name with --out")
-    data = rows(_data(Path(args.model), args.data), 4000)
+    source = _data(Path(args.model), args.data)
+    if source.shape != pipe.shape:
+        raise InputError(f"the data is {source.shape}, the model {pipe.shape}: give the data that it was trained on")
+    found = rows(source, 4000)
+    data = Batch(found.x0, {key: value for key, value in found.cond.items() if key in pipe.denoiser.cond})
     options = {"draws": args.draws, "samples": args.n, "seed": args.seed, "sigma_min": args.sigma_min}
     best: Aligned | None = None
     stopped = False
     with evaluating(pipe.denoiser), Progress("searching", 100) as bar:
         try:
-            for i, found in enumerate(optimise(pipe.denoiser, data, args.steps, solver=solver, **options)):
-                best = found
+            for i, grid in enumerate(optimise(pipe.denoiser, data, args.steps, solver=solver, **options)):
+                best = grid
                 bar.total = max(i + 2, 40)
                 bar.update(i + 1)
         except KeyboardInterrupt:
             stopped = True
     if best is None:
         return 130
-    grid = times(pipe.denoiser.schedule, best.levels, args.steps)
     facts = {
         "steps": args.steps,
         "solver": to_config(solver),
@@ -70,7 +73,16 @@ def run(args: argparse.Namespace) -> int:
     }
     write_grid(path, best.levels, facts)
     if args.json:
-        print(json.dumps({"path": str(path), "times": grid.tolist(), "levels": best.levels, **facts}))
+        print(
+            json.dumps(
+                {
+                    "path": str(path),
+                    "times": best.grid(pipe.denoiser.schedule, args.steps).tolist(),
+                    "levels": best.levels,
+                    **facts,
+                }
+            )
+        )
     else:
         print(f"{path}: distance of samples to data {best.start:.4g} -> {best.held_out:.4g}")
         print("s = " + ", ".join(f"{v:.4g}" for v in best.levels[:-1]) + ", 0")
