@@ -6,6 +6,7 @@ from .empirical import Empirical
 from .exact import Counted, ExactDenoiser, Model, exact_network
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
+from .operator_checks import check_operator
 from .probe import moments
 from .report import Case, ConformanceError, Report, Row
 
@@ -23,6 +24,7 @@ __all__ = [
     "Row",
     "cases",
     "check",
+    "check_operator",
     "exact_network",
     "moments",
 ]
