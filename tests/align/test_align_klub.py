@@ -13,7 +13,7 @@ from sfumato.testing import Gaussian
 
 
 def closed(high, low, c, d):
-    """Integrate s^-3 E|D(x_s) - D(x_u)|^2 = s^-3 d c^4 (1/(s^2 + c^2) - 1/(u^2 + c^2)), the fall of the variance left."""
+    """Integrate s^-3 d c^4 (1/(s^2 + c^2) - 1/(u^2 + c^2)): D is a martingale, so the variance left is what falls."""
     change = lambda s: s**-3 * d * c**4 * (1 / (s * s + c * c) - 1 / (high * high + c * c))
     return quad(change, low, high, epsabs=0, epsrel=1e-10, limit=500)[0]
 
