@@ -22,7 +22,8 @@ class MomentMatching(Measured):
     bracket is solved by at most `iterations` conjugate gradients, each a backward pass through the network; the
     default 3 lies in the range of 1 to 5 that the paper finds enough, and as many as y has values is exact.
 
-    `noise` is sigma_y. Raises `InputError` where alpha = 0.
+    `noise` is sigma_y. With a trained network V is only nearly symmetric and its error is magnified where the noise is
+    high: begin the grid at sigma / alpha of about 10 (`sigma_max=10`). Raises `InputError` where alpha = 0.
     """
 
     noise: float = 0.0

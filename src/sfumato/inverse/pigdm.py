@@ -21,7 +21,9 @@ class PiGDM(Measured):
     r^2 = v sigma^2 / (alpha^2 v + sigma^2) it is E[x_0 | x_t, y] exactly. `variance` v is the data's, 1 the paper's.
     `noise` is sigma_y; for sigma_y = 0 the bracket is (A A^T)^+ / r^2, which makes A^T (...) the pseudo-inverse.
 
-    One evaluation and one backward pass through the network. Raises `InputError` where alpha = 0.
+    One evaluation and one backward pass through the network. J is as good as the network's derivative, and sigma^2 /
+    alpha magnifies its error where the noise is high: with a trained network begin the grid at sigma / alpha of about
+    10 (`sigma_max=10`), above which x_t says next to nothing. Raises `InputError` where alpha = 0.
     """
 
     noise: float = 0.0
