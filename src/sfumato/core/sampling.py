@@ -51,7 +51,8 @@ class Solver(Protocol):
     Two methods are optional. `evaluations(grid, schedule) -> int | None` counts the evaluations of a run over a grid
     that ends above the data, for a solver whose steps differ; None says that they are known afterwards only.
     `fits(schedule) -> None` raises `InputError` for a schedule that the settings do not fit: `sample` asks before
-    anything runs.
+    anything runs. An attribute `distilled = True` says that the loop is for models whose x0_hat is the end of the flow;
+    fields `atol` and `rtol`, that the solver chooses its own steps.
     """
 
     @property
