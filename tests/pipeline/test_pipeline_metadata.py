@@ -45,7 +45,7 @@ def test_the_text_is_what_the_web_uis_write(pipe, tmp_path):
     out = pipe("dog", n=2, seed=41, steps=5, grid="log_snr", guidance=4.0)
     text = read_text(out.save(tmp_path)[1])["parameters"]
     assert text == (
-        "dog\nSteps: 5, Sampler: DPM++ 2M, Schedule type: Log Snr, CFG scale: 4, Seed: 42, Size: 4x4, "
+        "dog\nSteps: 5, Sampler: DEIS, Schedule type: Log Snr, CFG scale: 4, Seed: 42, Size: 4x4, "
         f"Model hash: {pipe.sha256()[:10]}, Version: sfumato {sf.__version__}"
     )
 

@@ -80,4 +80,4 @@ def test_notebooks_see_the_sheet(pipe):
     page = out._repr_html_()
     data = base64.b64decode(re.search(r"base64,([^\"]+)", page).group(1))
     assert data == out._repr_png_()
-    assert "4 samples, seeds 0 to 3, DPMpp2M, 3 steps, guidance 2" in page
+    assert "4 samples, seeds 0 to 3, DEIS, 3 steps, guidance 2" in page

@@ -9,7 +9,7 @@ from pipeline_toys import make
 import sfumato as sf
 from sfumato.guidance import ClassifierFree, Interval, Rescale
 from sfumato.pipeline import GRIDS, SOLVERS
-from sfumato.solvers import DDIM, DPMpp2M
+from sfumato.solvers import DDIM
 
 
 def direct(pipe, labels, seeds, denoiser=None, solver=None, grid=None):
@@ -19,8 +19,8 @@ def direct(pipe, labels, seeds, denoiser=None, solver=None, grid=None):
     return sf.sample(
         denoiser,
         (len(labels), *pipe.shape),
-        solver=solver or DPMpp2M(),
-        grid=sf.grids.karras(denoiser.schedule, 3) if grid is None else grid,
+        solver=solver or pipe.defaults.solver,
+        grid=GRIDS[pipe.defaults.grid](denoiser.schedule, 3) if grid is None else grid,
         seeds=seeds,
         cond={"y": torch.tensor(labels)},
     )
@@ -28,6 +28,10 @@ def direct(pipe, labels, seeds, denoiser=None, solver=None, grid=None):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solver_by_name_is_that_solver(pipe, name):
+    if name == "ddpm-learned":
+        with pytest.raises(sf.InputError, match="learned variance needs"):
+            pipe("dog", n=2, seed=5, solver=name, guidance=1.0)
+        return
     out = pipe("dog", n=2, seed=5, solver=name, guidance=1.0)
     assert torch.equal(out.tensor, direct(pipe, [1, 1], [5, 6], solver=SOLVERS[name]))
 
@@ -35,15 +39,15 @@ def test_solver_by_name_is_that_solver(pipe, name):
 def test_guidance_is_nested_as_the_guidance_room_has_it(pipe):
     d = pipe.denoiser
     free = ClassifierFree(denoiser=d, scale=3.0)
-    interval = Interval(denoiser=free, low=0.1, high=5.0)
+    interval = Interval(denoiser=free, low=0.1, high=10.0)
     cases = {
         (): (ClassifierFree(denoiser=d, scale=2.0), {}),
         (1,): (free, {"guidance": 3.0}),
-        (2,): (interval, {"guidance": 3.0, "guidance_interval": (0.1, 5.0)}),
+        (2,): (interval, {"guidance": 3.0, "guidance_interval": (0.1, 10.0)}),
         (3,): (Rescale(denoiser=free, phi=0.7, space=sf.V()), {"guidance": 3.0, "rescale": 0.7}),
         (4,): (
             Rescale(denoiser=interval, phi=0.7, space=sf.V()),
-            {"guidance": 3.0, "rescale": 0.7, "guidance_interval": (0.1, 5.0)},
+            {"guidance": 3.0, "rescale": 0.7, "guidance_interval": (0.1, 10.0)},
         ),
     }
     tensors = []
