@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sfumato import testing
-from sfumato.core import Noise
-from sfumato.inverse import Blur, Downsample, Mask, Matrix
+from sfumato.core import InputError, Noise, VPLinear
+from sfumato.inverse import DDNM, Blur, Downsample, Mask, Matrix
 from sfumato.testing.report import ConformanceError
 
 SHAPE = (2, 4, 6)
@@ -94,3 +94,10 @@ def test_an_operator_without_solve_has_six_laws():
     report = testing.check_operator(Bare(d.A, d.A_adjoint, d.A_dagger), SHAPE)
     assert report.passed
     assert len(report.rows) == 6
+
+
+def test_a_denoiser_with_measurements_is_sent_to_its_operator():
+    law = testing.Gaussian(torch.zeros(SHAPE), 1.0)
+    part = DDNM(denoiser=law.denoiser(VPLinear()), operator=OURS["mask"], y=torch.zeros(1, *SHAPE))
+    with pytest.raises(InputError, match="check_operator checks its operator"):
+        testing.check(part)

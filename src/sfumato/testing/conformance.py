@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core import InputError, Schedule
+from ..inverse import Measured
 from .config_checks import (
     config_laws,
     options,
@@ -73,6 +74,10 @@ def _cases(name: str, part: Any, pairs: bool = True) -> Iterator[Case]:
         yield from _config(name, part, prediction_effect)
         for other, schedule in SCHEDULES.items():
             yield from same_sample(f"{name} on {other}", part, schedule)
+    elif isinstance(part, Measured):
+        raise InputError(
+            f"{name} cannot be checked: it belongs to its measurements; check_operator checks its operator"
+        )
     elif hasattr(part, "denoiser") and hasattr(part, "cond"):
         for other, schedule in _FAMILIES.items():
             yield from guidance_laws(f"{name} on {other}", part, schedule)
