@@ -47,7 +47,8 @@ def straightness(
     x0 = sample(denoiser, solver=solver, grid=grid, seeds=noise, x=start, callback=keep)
     total = 0.0
     for k, x in plan:
-        clean = denoiser(x, k.t)
+        with torch.no_grad():
+            clean = denoiser(x, k.t)
         velocity = (x - k.alpha_t * clean) / k.sigma_t - clean
         width = k.sigma_t / (k.alpha_t + k.sigma_t) - k.sigma_s / (k.alpha_s + k.sigma_s)
         total += width * float((z - x0 - velocity).square().flatten(1).sum(1).mean())
