@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.core import LearnedVariance, Preconditioned, VPCosine, VPLinear, grids
+from sfumato.core import Eps, LearnedVariance, Preconditioned, VPCosine, VPLinear, grids
 from sfumato.measure import variational_bound
 from sfumato.reproduce import beds, improved_ddpm
 
@@ -41,6 +41,19 @@ def test_cells_differ_in_what_they_say():
     assert [isinstance(c.prediction, LearnedVariance) for c in cells.values()] == [False, False, True, True]
     assert cells["cosine, bound"].objective.objective == cells["cosine, hybrid"].objective.vlb
     assert all(getattr(c.objective, "T", improved_ddpm.T) == improved_ddpm.T for c in cells.values())
+
+
+def test_clipped_reads_as_the_prediction_does_within_the_range():
+    x, eps = torch.linspace(-3, 3, 7), torch.zeros(7)
+    clipped = improved_ddpm.Clipped(prediction=Eps())
+    for alpha, sigma in ((0.8, 0.6), (5e-5, 1.0)):
+        free = Eps().to_x0(eps, x, alpha, sigma)
+        assert torch.equal(clipped.to_x0(eps, x, alpha, sigma), free.clamp(-1, 1))
+        assert torch.equal(clipped.target(x, eps, alpha, sigma), eps)
+        assert clipped.gain(alpha, sigma) == Eps().gain(alpha, sigma)
+    cell = improved_ddpm.CELLS["cosine, hybrid"]
+    reading = cell.clipped(Preconditioned(Even(), VPCosine(), LearnedVariance()))
+    assert reading.prediction == LearnedVariance(prediction=clipped)
 
 
 class Even(nn.Module):
