@@ -138,12 +138,14 @@ class Cell:
         return DDPMLearned() if self.learned else DDPM()
 
 
+# alpha at the end is what the paper's cap beta <= 0.999 leaves of the last but one step, as at its own T
+COSINE = VPCosine(alpha_end=0.001**0.5 * VPCosine(alpha_end=1e-12)((T - 1) / T)[0])
 SIMPLE, BOUND = Denoising(time=Discrete(count=T)), VLB(T=T, bin=BIN)
 CELLS = {
     "linear, simple": Cell(schedule=VPLinear(), objective=SIMPLE, learned=False),
-    "cosine, simple": Cell(schedule=VPCosine(), objective=SIMPLE, learned=False),
-    "cosine, hybrid": Cell(schedule=VPCosine(), objective=Hybrid(vlb=BOUND), learned=True),
-    "cosine, bound": Cell(schedule=VPCosine(), objective=Importance(objective=BOUND), learned=True),
+    "cosine, simple": Cell(schedule=COSINE, objective=SIMPLE, learned=False),
+    "cosine, hybrid": Cell(schedule=COSINE, objective=Hybrid(vlb=BOUND), learned=True),
+    "cosine, bound": Cell(schedule=COSINE, objective=Importance(objective=BOUND), learned=True),
 }
 
 
