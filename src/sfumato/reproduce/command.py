@@ -90,13 +90,13 @@ def _list(out: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    out = Console(highlight=False)
+    console = Console(highlight=False)
     for name, group in groups.items():
-        out.print(f"[bold]{name}[/]")
+        console.print(f"[bold]{name}[/]")
         for facts in group:
             verdict, colour = _verdict(facts)
             start = f"  {facts['id']:<24}[{colour}]{verdict:<27}[/]{facts['year']}  "
-            out.print(start + escape(facts["title"]), no_wrap=True, overflow="ellipsis")  # the title gives way
+            console.print(start + escape(facts["title"]), no_wrap=True, overflow="ellipsis")  # the title gives way
 
 
 def _verdict(facts: dict[str, Any]) -> tuple[str, str]:
