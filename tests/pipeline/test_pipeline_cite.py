@@ -7,7 +7,8 @@ import pytest
 import sfumato as sf
 from sfumato import guidance, nets, objectives
 from sfumato.core.config import REGISTRY
-from sfumato.pipeline.cite import KINDS, REFERENCES
+from sfumato.pipeline.cite import KINDS
+from sfumato.pipeline.references import REFERENCES
 
 
 def keys(text):

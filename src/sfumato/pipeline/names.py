@@ -107,8 +107,9 @@ class Defaults:
 
     20 steps are the usual choice for trained models (arXiv 2211.01095, section 7, uses 15 to 20); guidance 1 is off.
     DEIS of third order on Karras' levels with rho = 5 from 0.01 up (arXiv 2206.00364, eq. 5, has 7 and 0.002) is the
-    best or near it on three exact mixtures from 6 evaluations on (`sfumato bench evaluations`); the fourth order needs
-    still fewer where data are smooth, and is far worse where they are stiff or the steps few.
+    best or near it on two of three exact mixtures from 5 evaluations on (`sfumato bench evaluations`; where data are
+    stiff `UniPC` on "karras" is better). The fourth order needs still fewer evaluations where data are smooth, and is
+    far worse where they are stiff or the steps few.
     """
 
     solver: Solver = field(default_factory=DEIS)
