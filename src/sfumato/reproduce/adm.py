@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -70,14 +71,14 @@ def exact(schedule: Any, scale: float) -> Classifier:
     return Classifier(denoiser=everyone().denoiser(schedule), classifier=classifier, scale=scale)
 
 
-def forms() -> tuple[float, float]:
+def forms(*, seed: int = SEED) -> tuple[float, float]:
     """Return how far both of the paper's forms are from the one in x_0.
 
     First the largest difference of a DDIM step with eps - w sigma grad log p (algorithm 2); then the order in the step
     at which the shift of the reverse mean, w Sigma grad log p (algorithm 1), tends to that of the guided x_0.
     """
     schedule, w = VPLinear(), 2.5
-    x, y = everyone().sample(256, SEED, dtype=torch.float64), torch.zeros(256, dtype=torch.int64)
+    x, y = everyone().sample(256, seed, dtype=torch.float64), torch.zeros(256, dtype=torch.int64)
     plain, guided = everyone().denoiser(schedule), exact(schedule, w)
     worst, gaps, sizes = 0.0, [], (0.04, 0.02, 0.01)
     for h in sizes:
@@ -105,33 +106,33 @@ def _slopes(schedule: Any, x: Tensor, t: float, y: Tensor) -> Tensor:
 
 def classifier(context: Context) -> Preconditioned:
     """Return the classifier of noised digits."""
-    net = Preconditioned(built(digits_classifier(), SEED), VPLinear(), X0())
-    return fit(context, "digits-classifier", net, Classifying(), Digits(), TRAIN)
+    net = Preconditioned(built(digits_classifier(), context.seed), VPLinear(), X0())
+    return fit(context, "digits-classifier", net, Classifying(), Digits(), replace(TRAIN, seed=context.seed))
 
 
 @torch.no_grad()
-def accuracy(network: Preconditioned, t: float) -> float:
+def accuracy(network: Preconditioned, t: float, *, seed: int = SEED) -> float:
     """Return the share of held-out scans, noised to time t, whose digit is read right."""
     scans = Digits(held_out=True).rows
     alpha, sigma = network.schedule(t)
-    x = alpha * scans.x0 + sigma * seeds(len(scans.x0), "accuracy", SEED).like(scans.x0, "eps")
+    x = alpha * scans.x0 + sigma * seeds(len(scans.x0), "accuracy", seed).like(scans.x0, "eps")
     return float((network.output(x, t)[0].argmax(1) == scans.cond["y"]).double().mean())
 
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    conditional = cfg.exact()
+    conditional, seed = cfg.exact(), context.seed
     schedule = conditional.schedule
-    gap = cfg.guided(exact(schedule, 1.0), n=POINTS) - cfg.guided(conditional, n=POINTS)
+    gap = cfg.guided(exact(schedule, 1.0), n=POINTS, seed=seed) - cfg.guided(conditional, n=POINTS, seed=seed)
     yield Measured("bayes", float(gap.abs().max()), f"{POINTS} points, Heun, {cfg.STEPS} steps")
-    clouds = {w: cfg.guided(exact(schedule, w), n=POINTS) for w in SCALES[1:]}
-    free = cfg.guided(ClassifierFree(denoiser=conditional, scale=3.0), n=POINTS)
+    clouds = {w: cfg.guided(exact(schedule, w), n=POINTS, seed=seed) for w in SCALES[1:]}
+    free = cfg.guided(ClassifierFree(denoiser=conditional, scale=3.0), n=POINTS, seed=seed)
     yield Measured("classifier-free", float((clouds[3.0] - free).abs().max()), "w = 3, the same points")
     narrow = {w: float(x[:, 1].std()) for w, x in clouds.items()}
     told = "; ".join(f"w = {w:g}: {cfg.recognised(clouds[w]):.4g}, {narrow[w]:.3f}" for w in clouds)
     note = f"share recognised, std across the class: {told}"
     yield Measured("diversity", max(narrow[b] / narrow[a] for a, b in pairwise(narrow)), note)
-    by_eps, order = forms()
+    by_eps, order = forms(seed=seed)
     yield Measured("ddim-form", by_eps, "steps of 0.04, 0.02 and 0.01 from t = 0.5, w = 2.5")
     yield Measured("mean-form", order, "the same steps")
     yield from _digits(context)
@@ -140,7 +141,7 @@ def run(context: Context) -> Iterator[Measured]:
 def _digits(context: Context) -> Iterator[Measured]:
     judge = pictures.Judge(context)
     network = classifier(context)
-    read = {t: accuracy(network, t) for t in LEVELS}
+    read = {t: accuracy(network, t, seed=context.seed) for t in LEVELS}
     note = "share of held-out scans read right at time t: " + ", ".join(f"{v:.3f} at {t:g}" for t, v in read.items())
     yield Measured("clean", read[LEVELS[0]], note)
     yield Measured("noise", read[1.0], "as above")
@@ -152,7 +153,7 @@ def _digits(context: Context) -> Iterator[Measured]:
 
     def drawn(name: str, denoiser: Denoiser) -> tuple[Tensor, pictures.Score]:
         context.progress(f"sampling digits, {name}", None)
-        x = pictures.draw(denoiser, y, DDIM(), grid, "adm")
+        x = pictures.draw(denoiser, y, DDIM(), grid, "adm", seed=context.seed)
         return x, judge(x, y)
 
     base = Unlabelled(denoiser=model)

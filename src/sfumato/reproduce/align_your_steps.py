@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..align import KLUB, Aligned, Search, align, guesses, optimise, times, total
-from ..core import VE, Batch, Denoiser, Preconditioned, Schedule, Solver, fold, grids, sample
+from ..core import VE, Batch, Denoiser, Preconditioned, Solver, fold, grids, sample
 from ..data import Digits
 from ..objectives import Simple
 from ..solvers import DDIM, DPMpp2M, Euler
@@ -38,19 +38,19 @@ def exact() -> Denoiser:
     return plane().denoiser(VE())
 
 
-def data(seed: int = SEED) -> Batch:
+def data(*, seed: int = SEED) -> Batch:
     """Return draws of the plane."""
     return Batch(plane().sample(20_000, fold("align", seed), dtype=torch.float64), {})
 
 
-def bounds(draws: int = 256) -> tuple[dict[str, float], Aligned]:
+def bounds(draws: int = 256, *, seed: int = SEED) -> tuple[dict[str, float], Aligned]:
     """Return the bound of 10 steps from 80 to 0.002 on two usual grids and on the one of least bound, and that grid.
 
     All are measured with draws that the search has not seen.
     """
-    unseen = total(KLUB(denoiser=exact(), data=data(1), seed=1, draws=8 * draws))
+    unseen = total(KLUB(denoiser=exact(), data=data(seed=seed + 1), seed=seed + 1, draws=8 * draws))
     first = guesses(10, HIGH, LOW, 1.0)
-    cost = KLUB(denoiser=exact(), data=data(), draws=draws)
+    cost = KLUB(denoiser=exact(), data=data(seed=seed), seed=seed, draws=draws)
     *_, found = align(first["log"], 10, cost, unseen, LONG)
     scores = {name: unseen(levels) for name, levels in first.items()}
     return scores | {"found": unseen(torch.tensor(found.levels, dtype=torch.float64))}, found
@@ -71,7 +71,7 @@ def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
     yield from _theorem()
     context.progress("the bound", None)
-    scores, least = bounds()
+    scores, least = bounds(seed=context.seed)
     note = ", ".join(f"{value:.3g} on {name}" for name, value in scores.items())
     yield Measured("bound", scores["karras"] / scores["found"], note)
     yield Measured("bound-log", scores["log"] / scores["found"], "as above")
@@ -93,24 +93,27 @@ def _theorem() -> Iterator[Measured]:
 
 
 def _mixture(context: Context, least: Aligned) -> Iterator[Measured]:
-    denoiser, truth = exact(), plane().sample(POINTS, fold("truth", SEED), dtype=torch.float64)
+    seed = context.seed
+    denoiser, truth = exact(), plane().sample(POINTS, fold("truth", seed), dtype=torch.float64)
     ratios: dict[str, list[float]] = {name: [] for name in SOLVERS}
     curves: dict[str, dict[str, list[float]]] = {}
+    last: dict[str, Aligned] = {}
     for name, solver in SOLVERS.items():
 
         def score(grid: Tensor, solver: Solver = solver) -> float:
-            return distance(draw(denoiser, POINTS, solver, grid, "align", SEED), truth)
+            return distance(draw(denoiser, POINTS, solver, grid, "align", seed), truth)
 
         rows: dict[str, list[float]] = {key: [] for key in ("found", *USUAL)}
         for i, n in enumerate(STEPS):
             context.progress(f"the plane, {name}, {n} steps", i / len(STEPS))
-            *_, found = optimise(denoiser, data(), n, solver=solver, seed=SEED, samples=600)
+            *_, found = optimise(denoiser, data(seed=seed), n, solver=solver, seed=seed, samples=600)
+            last[name] = found
             rows["found"].append(score(found.grid(denoiser.schedule)))
             for key, grid in USUAL.items():
                 rows[key].append(score(grid(denoiser.schedule, n)))
             ratios[name].append(rows["found"][-1] / min(rows[key][-1] for key in USUAL))
         curves[name] = rows
-    tight = floor(plane(), truth, SEED)
+    tight = floor(plane(), truth, seed)
     notes = {
         name: "; ".join(f"{k}: " + ", ".join(f"{v:.3f}" for v in row) for k, row in rows.items())
         + f", at {STEPS} evaluations; truth against truth {tight:.3f}"
@@ -119,23 +122,19 @@ def _mixture(context: Context, least: Aligned) -> Iterator[Measured]:
     yield Measured("sde", max(ratios["SDE-DDIM"]), notes["SDE-DDIM"])
     yield Measured("ddim", max(ratios["DDIM"]), notes["DDIM"])
     yield Measured("multistep", max(ratios["DPM++(2M)"]), notes["DPM++(2M)"])
-    bound_only = distance(draw(denoiser, POINTS, DDIM(eta=1.0), least.grid(denoiser.schedule), "align", SEED), truth)
+    bound_only = distance(draw(denoiser, POINTS, DDIM(eta=1.0), least.grid(denoiser.schedule), "align", seed), truth)
     ours = curves["SDE-DDIM"]["found"][-1]
     yield Measured("early", bound_only / ours, f"{bound_only:.3f} on the grid of least bound, {ours:.3f} stopped early")
-    many = [score_at(denoiser, truth, grid(denoiser.schedule, 100)) for grid in (grids.karras, grids.log_snr)]
-    wide = score_at(denoiser, truth, _many(denoiser.schedule))
+    usual = (grids.karras, grids.log_snr)
+    many = [score_at(denoiser, truth, grid(denoiser.schedule, 100), seed=seed) for grid in usual]
+    wide = score_at(denoiser, truth, last["SDE-DDIM"].grid(denoiser.schedule, 100), seed=seed)
     yield Measured("many", wide / min(many), f"at 100 steps {wide:.3f}; karras and log {many[0]:.3f}, {many[1]:.3f}")
     context.draw("plane", lambda: _paint(curves, tight))
 
 
-def score_at(denoiser: Denoiser, truth: Tensor, grid: Tensor) -> float:
+def score_at(denoiser: Denoiser, truth: Tensor, grid: Tensor, *, seed: int = SEED) -> float:
     """Return the distance of SDE-DDIM's samples on a grid to the truth."""
-    return distance(draw(denoiser, POINTS, DDIM(eta=1.0), grid, "align", SEED), truth)
-
-
-def _many(schedule: Schedule) -> Tensor:
-    *_, found = optimise(exact(), data(), 10, solver=DDIM(eta=1.0), seed=SEED, samples=600)
-    return found.grid(schedule, 100)
+    return distance(draw(denoiser, POINTS, DDIM(eta=1.0), grid, "align", seed), truth)
 
 
 def _paint(curves: dict[str, dict[str, list[float]]], tight: float) -> Any:
@@ -151,14 +150,17 @@ def _digits(context: Context) -> Iterator[Measured]:
     denoiser: Preconditioned = trained(context, "simple", Simple())
     judge, y, rows = Judge(context), digit_labels(718), Digits().rows
 
+    def drawn(solver: Solver, grid: Tensor) -> Tensor:
+        return draw_pictures(denoiser, y, solver, grid, "align", seed=context.seed)
+
     def ratios(solver: Solver, counts: tuple[int, ...]) -> tuple[float, str]:
         shown, found = list[str](), list[float]()
         for n in counts:
             context.progress(f"digits, {n} steps", None)
-            *_, best = optimise(denoiser, rows, n, solver=solver, seed=SEED, draws=32, samples=300)
+            *_, best = optimise(denoiser, rows, n, solver=solver, seed=context.seed, draws=32, samples=300)
             scores = {"found": best.grid(denoiser.schedule)}
             scores |= {name: grid(denoiser.schedule, n) for name, grid in USUAL.items()}
-            far = {k: judge(draw_pictures(denoiser, y, solver, g, "align"), y).frechet for k, g in scores.items()}
+            far = {k: judge(drawn(solver, g), y).frechet for k, g in scores.items()}
             shown.append(f"{n} steps: " + ", ".join(f"{v:.2f} {k}" for k, v in far.items()))
             found.append(far["found"] / min(far[k] for k in USUAL))
         return max(found), f"Fréchet distance, {'; '.join(shown)}; real digits {judge.floor.frechet:.2f}"

@@ -28,6 +28,11 @@ def seeds(n: int, *key: int | str) -> Noise:
     return Noise([fold(*key, i) for i in range(n)])
 
 
+def rows_of(key: str, n: int, *, seed: int = 0) -> list[int]:
+    """Return the seeds of n rows that belong to (key, seed): another seed's begin where this one's end."""
+    return [fold(key, seed * n + i) for i in range(n)]
+
+
 def draw(
     denoiser: Denoiser, n: int, solver: Solver, grid: Tensor, *key: int | str, width: int = 2, **more: Tensor
 ) -> Tensor:

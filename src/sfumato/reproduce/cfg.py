@@ -41,10 +41,10 @@ def exact() -> Denoiser:
     return classes().denoiser(VE())
 
 
-def guided(denoiser: Denoiser, steps: int = STEPS, n: int = POINTS) -> Tensor:
+def guided(denoiser: Denoiser, steps: int = STEPS, n: int = POINTS, *, seed: int = SEED) -> Tensor:
     """Return n samples of class 0 from the same noise."""
     y = torch.zeros(n, dtype=torch.int64)
-    return draw(denoiser, n, Heun(), grids.karras(denoiser.schedule, steps), "cfg", SEED, y=y)
+    return draw(denoiser, n, Heun(), grids.karras(denoiser.schedule, steps), "cfg", seed, y=y)
 
 
 def recognised(points: Tensor) -> float:
@@ -53,28 +53,28 @@ def recognised(points: Tensor) -> float:
     return float((ours > other).double().mean())
 
 
-def tilted(w: float, n: int = POINTS) -> Tensor:
+def tilted(w: float, n: int = POINTS, *, seed: int = SEED) -> Tensor:
     """Return n draws of p(x) p(y = 0 | x)^w, which the samples at scale w are often taken for, by rejection."""
-    pool = classes().sample(12 * n, SEED + 5, dtype=torch.float64)
+    pool = classes().sample(12 * n, seed + 5, dtype=torch.float64)
     ours, other = (classes().conditional(c).log_prob(pool) for c in (0, 1))
-    level = seeds(len(pool), "tilted", SEED).uniform("keep").log()
+    level = seeds(len(pool), "tilted", seed).uniform("keep").log()
     chosen = pool[level < w * torch.nn.functional.logsigmoid(ours - other)]
     return chosen[:n]
 
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    denoiser = exact()
-    only = guided(denoiser)
-    off = guided(ClassifierFree(denoiser=denoiser, scale=1.0))
+    denoiser, seed = exact(), context.seed
+    only = guided(denoiser, seed=seed)
+    off = guided(ClassifierFree(denoiser=denoiser, scale=1.0), seed=seed)
     yield Measured("off", float((off - only).abs().max()), f"{POINTS} points, Heun, {STEPS} steps")
 
     clouds: dict[float, Tensor] = {}
     for i, w in enumerate(SCALES):
         context.progress(f"w = {w}", i / len(SCALES))
-        clouds[w] = guided(ClassifierFree(denoiser=denoiser, scale=w))
-    truth = classes().conditional(0).sample(POINTS, SEED + 1, dtype=torch.float64)
-    least = floor(classes().conditional(0), truth, SEED)
+        clouds[w] = guided(ClassifierFree(denoiser=denoiser, scale=w), seed=seed)
+    truth = classes().conditional(0).sample(POINTS, seed + 1, dtype=torch.float64)
+    least = floor(classes().conditional(0), truth, seed)
     far = {w: distance(x, truth) for w, x in clouds.items()}
     hits = {w: recognised(x) for w, x in clouds.items()}
     narrow = {w: float(x[:, 1].std()) for w, x in clouds.items()}
@@ -89,19 +89,19 @@ def run(context: Context) -> Iterator[Measured]:
 
     context.progress("interval", None)
     some = Interval(denoiser=ClassifierFree(denoiser=denoiser, scale=3.0), low=0.0, high=LOW_NOISE)
-    kept = distance(guided(some), truth)
+    kept = distance(guided(some, seed=seed), truth)
     removed = (far[3.0] - kept) / (far[3.0] - far[1.0])
     yield Measured("interval", removed, f"{far[3.0]:.3f} everywhere, {kept:.3f} for s <= {LOW_NOISE}, w = 3")
-    tilt = tilted(3.0)
+    tilt = tilted(3.0, seed=seed)
     apart = distance(clouds[3.0][: len(tilt)], tilt)
     yield Measured("tilt", apart / least, f"{apart:.3f}; {least:.3f} between two draws of the truth")
-    yield from _one_step(denoiser, clouds)
+    yield from _one_step(denoiser, clouds, seed=seed)
     yield from _pictures(context)
 
     def paint() -> Any:
         figure, axes = panels(1, 4, width=3.1, height=3.1)
         for axis, w in zip(axes, (1.0, 3.0, 7.5), strict=False):
-            cloud(axis, classes().sample(1500, SEED, dtype=torch.float64), "", colour="#c9c5ba")
+            cloud(axis, classes().sample(1500, seed, dtype=torch.float64), "", colour="#c9c5ba")
             cloud(axis, clouds[w][:1500], f"w = {w:g}", colour=COLOURS[0])
         curves = {
             "distance": (list(SCALES[1:]), [far[w] for w in SCALES[1:]]),
@@ -123,7 +123,8 @@ def _pictures(context: Context) -> Iterator[Measured]:
     shown: dict[float, Tensor] = {}
     for w in (0.0, 1.0, 2.0, 4.0, 8.0):
         context.progress(f"sampling digits, w = {w:g}", None)
-        shown[w] = pictures.draw(ClassifierFree(denoiser=denoiser, scale=w), y, DPMpp2M(), grid, "cfg")
+        strong = ClassifierFree(denoiser=denoiser, scale=w)
+        shown[w] = pictures.draw(strong, y, DPMpp2M(), grid, "cfg", seed=context.seed)
         scores[w] = judge(shown[w], y)
     told = "; ".join(f"w = {w:g}: {score}" for w, score in scores.items())
     note = f"{told}; real scans: {judge.floor}"
@@ -147,18 +148,17 @@ def _pictures(context: Context) -> Iterator[Measured]:
     context.draw("digits", paint)
 
 
-def _one_step(denoiser: Denoiser, clouds: dict[float, Tensor]) -> Iterator[Measured]:
+def _one_step(denoiser: Denoiser, clouds: dict[float, Tensor], *, seed: int) -> Iterator[Measured]:
     """One evaluation from pure noise sees nothing of the sample: guidance only moves it along the class direction."""
     centre = classes().conditional(0).mean
-    reach = {w: rms(guided(ClassifierFree(denoiser=denoiser, scale=w), 1)) / rms(centre[None]) for w in SCALES[1:]}
+    ends = {w: guided(ClassifierFree(denoiser=denoiser, scale=w), 1, seed=seed) for w in SCALES[1:]}
+    reach = {w: rms(x) / rms(centre[None]) for w, x in ends.items()}
     slow = {w: float(clouds[w][:, 1].mean()) for w in reach}
     note = "; ".join(f"w = {w:g}: {reach[w]:.3f} in one step, {slow[w]:.2f} in {STEPS}" for w in reach)
     worst = max(abs(reach[w] / w - 1) for w in reach)
     yield Measured("one-step", worst, f"class direction, centre at 1: {note}")
     yield Measured("many-steps", slow[7.5] / reach[7.5], "as above")
-    off = float(
-        (guided(ClassifierFree(denoiser=denoiser, scale=7.5), 1)[:, 1] > 1 + 5 * math.sqrt(0.1)).double().mean()
-    )
+    off = float((ends[7.5][:, 1] > 1 + 5 * math.sqrt(0.1)).double().mean())
     yield Measured("outside", off, "share beyond five standard deviations of the class, w = 7.5")
 
 

@@ -83,7 +83,7 @@ class System:
     """A published system: the paper, its claims, how they are checked here, and the check itself.
 
     `run(context)` yields a `Measured` for each claim that can be shown, as soon as it is known. Everything random
-    comes from `seed`.
+    comes from `context.seed`, which is `seed` unless another is asked for.
     """
 
     entry: Entry

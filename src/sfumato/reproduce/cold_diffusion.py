@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..cold import Blur, Naive, Restoration, Rule, TACoS, restore
-from ..core import X0, Noise, Preconditioned, Rectified, fold, grids
+from ..core import X0, Noise, Preconditioned, Rectified, grids
 from ..data import Digits, Tensors
 from ..measure import frechet_distance
 from ..nets import MLPConfig
 from ..objectives import Discrete
 from ..testing import Gaussian
 from ..train import Cosine, TrainConfig
+from .beds import rows_of
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
 from .figures import panels, tiles
@@ -34,9 +36,9 @@ NET = MLPConfig(inputs=64, width=512, layers=3)
 class Flat(nn.Module):
     """A perceptron that sees a picture as a row of its pixels, and says what is to be added to it."""
 
-    def __init__(self, config: MLPConfig) -> None:
+    def __init__(self, config: MLPConfig, *, seed: int = SEED) -> None:
         super().__init__()
-        self.config, self.inner = config, built(config, SEED)
+        self.config, self.inner = config, built(config, seed)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """Return a picture."""
@@ -45,9 +47,10 @@ class Flat(nn.Module):
 
 def trained(context: Context) -> Preconditioned:
     """Return a perceptron that restores blurred digits."""
-    denoiser = Preconditioned(Flat(NET), Rectified(), X0())
+    denoiser = Preconditioned(Flat(NET, seed=context.seed), Rectified(), X0())
     objective = Restoration(degradation=BLUR, time=Discrete(count=STEPS))
-    return fit(context, "cold-blur", denoiser, objective, Tensors(Digits().rows.x0), TRAIN)
+    train = replace(TRAIN, seed=context.seed)
+    return fit(context, "cold-blur", denoiser, objective, Tensors(Digits().rows.x0), train)
 
 
 def chain(restorer: Callable[[Tensor, float], Tensor], x: Tensor, rule: Rule) -> Tensor:
@@ -56,11 +59,13 @@ def chain(restorer: Callable[[Tensor, float], Tensor], x: Tensor, rule: Rule) ->
     return restore(restorer, BLUR, x, rule=rule, grid=grid, seeds=range(len(x)))
 
 
-def disturbed(restorer: Callable[[Tensor, float], Tensor], amount: float) -> Callable[[Tensor, float], Tensor]:
+def disturbed(
+    restorer: Callable[[Tensor, float], Tensor], amount: float, *, seed: int = SEED
+) -> Callable[[Tensor, float], Tensor]:
     """Return the restorer with normal noise of deviation `amount` on its answers, other noise at each t."""
 
     def answer(x: Tensor, t: float) -> Tensor:
-        noise = Noise([fold("disturbed", i) for i in range(len(x))])
+        noise = Noise(rows_of("disturbed", len(x), seed=seed))
         return restorer(x, t) + amount * noise.like(x, f"{t:.6f}")
 
     return answer
@@ -71,9 +76,9 @@ def error(x: Tensor, truth: Tensor) -> float:
     return float((x - truth).square().mean().sqrt())
 
 
-def linear_errors(n: int = 256) -> tuple[float, float]:
+def linear_errors(n: int = 256, *, seed: int = SEED) -> tuple[float, float]:
     """Return the mean error of (TACoS, naive) for D(x, t) = x + t e when the restorer talks nonsense."""
-    noise = Noise([fold("linear", i) for i in range(n)])
+    noise = Noise(rows_of("linear", n, seed=seed))
     x, e = (noise.normal((n, 1, 8, 8), key, dtype=torch.float64) for key in ("x", "e"))
     grid = grids.uniform(Rectified(), STEPS)
 
@@ -90,7 +95,7 @@ def linear_errors(n: int = 256) -> tuple[float, float]:
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    exact, naive = linear_errors()
+    exact, naive = linear_errors(seed=context.seed)
     yield Measured("linear", exact, f"naive {naive:.2f}")
     restorer, net = trained(context), reader(context)
     held = Digits(held_out=True).rows.x0
@@ -112,14 +117,15 @@ def run(context: Context) -> Iterator[Measured]:
     told = ", ".join(f"{errors[name]:.3f} {name}" for name in ("in one step", "algorithm 1", "algorithm 2"))
     yield Measured("trade", errors["algorithm 2"] / errors["in one step"], f"root mean squared error {told}")
     noisy = [
-        [error(chain(disturbed(restorer, amount), blurred, rule), held) for rule in (Naive(), TACoS())]
-        for amount in NOISE
+        [error(chain(shaken, blurred, rule), held) for rule in (Naive(), TACoS())]
+        for shaken in (disturbed(restorer, amount, seed=context.seed) for amount in NOISE)
     ]
     told = "; ".join(f"noise {a}: {b[0]:.2f} naive, {b[1]:.3f} improved" for a, b in zip(NOISE, noisy, strict=True))
     told += f"; without {errors['algorithm 1']:.2f} and {errors['algorithm 2']:.3f}; pictures not clipped"
     yield Measured("robust", max(b[1] for b in noisy) / errors["algorithm 2"], told)
     yield Measured("fragile", noisy[-1][0] / errors["algorithm 1"], told)
-    start = fitted(BLUR(Digits().rows.x0, 1.0, Noise(range(len(Digits())))), len(held))
+    ends = BLUR(Digits().rows.x0, 1.0, Noise(range(len(Digits()))))
+    start = fitted(ends, len(held), seed=context.seed)
     free = [chain(restorer, start, rule) for rule in (Naive(), TACoS())]
     shown |= {"new, algorithm 1": free[0], "new, algorithm 2": free[1]}
     told = f"Fréchet distance {far(free[0]):.1f} naive, {far(free[1]):.1f} improved"
@@ -127,11 +133,11 @@ def run(context: Context) -> Iterator[Measured]:
     context.draw("digits", lambda: _paint(shown))
 
 
-def fitted(x: Tensor, n: int) -> Tensor:
+def fitted(x: Tensor, n: int, *, seed: int = SEED) -> Tensor:
     """Return n draws of the Gaussian that is fitted to the blurred pictures x."""
     flat = x.double().flatten(1)
     covariance = torch.cov(flat.T) + 1e-9 * torch.eye(flat.shape[1], dtype=torch.float64)
-    return Gaussian(flat.mean(0), covariance).sample(n, SEED, dtype=torch.float32).reshape(n, *x.shape[1:])
+    return Gaussian(flat.mean(0), covariance).sample(n, seed, dtype=torch.float32).reshape(n, *x.shape[1:])
 
 
 def _paint(shown: dict[str, Tensor]) -> Any:

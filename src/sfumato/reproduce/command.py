@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="show every system of the catalogue with its last result")
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs)")
+    parser.add_argument("--seed", type=int, metavar="N", help="another seed than the protocol's")
     parser.add_argument("--fresh", action="store_true", help="train again what an earlier run kept")
 
 
@@ -39,7 +40,12 @@ def run(args: argparse.Namespace) -> int:
     progress = _Progress()
     try:
         report = execute(
-            entry.load(), out=args.out, fresh=args.fresh, progress=progress, on_row=progress.row(args.json)
+            entry.load(),
+            out=args.out,
+            fresh=args.fresh,
+            seed=args.seed,
+            progress=progress,
+            on_row=progress.row(args.json),
         )
     finally:
         progress.close()

@@ -98,7 +98,7 @@ def run(context: Context) -> Iterator[Measured]:
     shown: dict[str, Tensor] = {}
     right: list[float] = []
     for i in range(SEEDS * len(STAGES)):
-        stage, seed = STAGES[i % len(STAGES)], SEED + i // len(STAGES)
+        stage, seed = STAGES[i % len(STAGES)], SEEDS * context.seed + i // len(STAGES)
         context.progress(f"{stage.name}, seed {seed}", i / (SEEDS * len(STAGES)))
         denoiser = trained(context, stage, seed)
         points = samples(denoiser, seed)

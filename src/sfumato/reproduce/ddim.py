@@ -32,15 +32,16 @@ def exact() -> Denoiser:
     return plane().denoiser(chain(1000))
 
 
-def few(solver: Solver, count: int, n: int = POINTS) -> Tensor:
+def few(solver: Solver, count: int, n: int = POINTS, *, seed: int = SEED) -> Tensor:
     """Return n samples with `count` of the 1000 steps; all solvers start from the same noise."""
     denoiser = exact()
-    return draw(denoiser, n, solver, grids.linspace(denoiser.schedule, count), "ddim", SEED)
+    return draw(denoiser, n, solver, grids.linspace(denoiser.schedule, count), "ddim", seed)
 
 
-def eta_one() -> float:
+def eta_one(*, seed: int = SEED) -> float:
     """Return the largest difference of eta = 1 and DDPM with beta-tilde on the same noise, over 20 steps."""
-    return float((few(DDIM(eta=1.0), 20, 256) - few(DDPM(variance=0.0), 20, 256)).abs().max())
+    ends = [few(solver, 20, 256, seed=seed) for solver in (DDIM(eta=1.0), DDPM(variance=0.0))]
+    return float((ends[0] - ends[1]).abs().max())
 
 
 def invert(denoiser: Denoiser, x: Tensor, grid: Tensor) -> Tensor:
@@ -53,23 +54,23 @@ def invert(denoiser: Denoiser, x: Tensor, grid: Tensor) -> Tensor:
     return x
 
 
-def round_trips(n: int = 2000) -> dict[int, tuple[float, float, float]]:
+def round_trips(n: int = 2000, *, seed: int = SEED) -> dict[int, tuple[float, float, float]]:
     """Return, for each number of steps, (RMS, median) of data - sample(invert(data)), and the noise's relative std."""
     denoiser = exact()
     found: dict[int, tuple[float, float, float]] = {}
     for count in INVERSION:
         grid = grids.linspace(denoiser.schedule, count)[:-1]  # stop at the chain's first entry, where sigma > 0
-        x = plane().sample(n, SEED + 9, dtype=torch.float64) * denoiser.schedule(float(grid[-1]))[0]
+        x = plane().sample(n, seed + 9, dtype=torch.float64) * denoiser.schedule(float(grid[-1]))[0]
         up = invert(denoiser, x, grid)
         back = sample(denoiser, solver=DDIM(), grid=grid, seeds=seeds(n, "unused"), x=up)
         found[count] = rms(back - x), typical(back - x), float(up.std()) / denoiser.schedule(float(grid[0]))[1]
     return found
 
 
-def errors(solver: Solver, n: int = 500) -> list[float]:
+def errors(solver: Solver, n: int = 500, *, seed: int = SEED) -> list[float]:
     """Return the median distance to the exact end of the ODE, for each number of steps in `ORDER`."""
     denoiser = exact()
-    start = seeds(n, "order", SEED).normal((n, 2), "start", dtype=torch.float64)
+    start = seeds(n, "order", seed).normal((n, 2), "start", dtype=torch.float64)
 
     def end(s: Solver, count: int) -> Tensor:
         grid = grids.log_snr(denoiser.schedule, count, sigma_min=0.01)[:-1]
@@ -82,14 +83,14 @@ def errors(solver: Solver, n: int = 500) -> list[float]:
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    yield Measured("eta-one", eta_one(), "20 steps, 256 points, the same noise")
+    yield Measured("eta-one", eta_one(seed=context.seed), "20 steps, 256 points, the same noise")
     yield from _few_steps(context)
     context.progress("order", None)
-    found = errors(DDIM())
+    found = errors(DDIM(), seed=context.seed)
     told = ", ".join(f"{e:.1e} in {count}" for count, e in zip(ORDER, found, strict=True))
     yield Measured("order", slope(ORDER, found), f"median error {told} steps")
     context.progress("inversion", None)
-    trips = round_trips()
+    trips = round_trips(seed=context.seed)
     told = ", ".join(f"{r:.3f} ({m:.3f}) in {count}" for count, (r, m, _) in trips.items())
     yield Measured("inversion", trips[100][0], f"RMS (median) {told} steps; data std 1.01")
     tail = [count for count in INVERSION if count >= 50]
@@ -107,7 +108,7 @@ def _pictures(context: Context) -> Iterator[Measured]:
     scores: dict[str, pictures.Score] = {}
     for name, solver in {"eta = 0": DDIM(), "eta = 1": DDIM(eta=1.0), "DDPM, beta": DDPM(variance=1.0)}.items():
         context.progress(f"sampling digits, {name}", None)
-        scores[name] = judge(pictures.draw(denoiser, y, solver, grid, "ddim"), y)
+        scores[name] = judge(pictures.draw(denoiser, y, solver, grid, "ddim", seed=context.seed), y)
     told = "; ".join(f"{name}: {score}" for name, score in scores.items())
     least = scores["eta = 0"].frechet
     yield Measured("digits", scores["eta = 1"].frechet / least, f"{told}; real scans: {judge.floor}")
@@ -115,8 +116,9 @@ def _pictures(context: Context) -> Iterator[Measured]:
 
 
 def _few_steps(context: Context) -> Iterator[Measured]:
-    truth = plane().sample(POINTS, SEED + 1, dtype=torch.float64)
-    least = floor(plane(), truth, SEED)
+    seed = context.seed
+    truth = plane().sample(POINTS, seed + 1, dtype=torch.float64)
+    least = floor(plane(), truth, seed)
     solvers: dict[str, Solver] = {
         "eta = 0": DDIM(),
         "eta = 0.5": DDIM(eta=0.5),
@@ -128,7 +130,7 @@ def _few_steps(context: Context) -> Iterator[Measured]:
     for i, count in enumerate(FEW):
         context.progress(f"{count} steps", i / len(FEW))
         for name, solver in solvers.items():
-            ends[name, count] = few(solver, count)
+            ends[name, count] = few(solver, count, seed=seed)
             far[name].append(distance(ends[name, count], truth))
     told = "; ".join(f"{name}: " + ", ".join(f"{v:.3f}" for v in row) for name, row in far.items())
     note = f"sliced Wasserstein at {FEW} steps: {told}; truth against truth {least:.3f}"

@@ -59,19 +59,19 @@ def bound(denoiser: Denoiser, x0: Tensor, T: int, variance: float, noise: Noise,
     return torch.stack([total, prior], 1)
 
 
-def gap(T: int, variance: float, n: int = POINTS) -> tuple[float, float, float]:
+def gap(T: int, variance: float, n: int = POINTS, *, seed: int = SEED) -> tuple[float, float, float]:
     """Return (bound - entropy of the data, its standard error, L_T) in nats, with the exact denoiser of the plane."""
-    x0 = plane().sample(n, SEED, dtype=torch.float64)
-    found = bound(plane().denoiser(chain(T)), x0, T, variance, seeds(n, "ddpm", SEED))
+    x0 = plane().sample(n, seed, dtype=torch.float64)
+    found = bound(plane().denoiser(chain(T)), x0, T, variance, seeds(n, "ddpm", seed))
     excess = found[:, 0] + plane().log_prob(x0)
     return float(excess.mean()), float(excess.std()) / n**0.5, float(found[:, 1].mean())
 
 
-def mean_by_noise() -> float:
+def mean_by_noise(*, seed: int = SEED) -> float:
     """Return the largest difference between a step's mean and (x - beta eps / sigma) / sqrt(1 - beta) (eq. 11)."""
     schedule = chain(1000)
     denoiser = plane().denoiser(schedule)
-    x = plane().sample(64, SEED, dtype=torch.float64)
+    x = plane().sample(64, seed, dtype=torch.float64)
     worst = 0.0
     for k in steps(schedule, grids.uniform(schedule, 1000))[:-1:37]:
         x0 = denoiser(x, k.t)
@@ -83,11 +83,11 @@ def mean_by_noise() -> float:
     return worst
 
 
-def sampled(count: int, variance: float, n: int) -> Tensor:
+def sampled(count: int, variance: float, n: int, *, seed: int = SEED) -> Tensor:
     """Return n ancestral samples with `count` of the 1000 steps, evenly spaced."""
     schedule = chain(1000)
     grid = grids.linspace(schedule, count)
-    return draw(plane().denoiser(schedule), n, DDPM(variance=variance), grid, "ddpm", SEED)
+    return draw(plane().denoiser(schedule), n, DDPM(variance=variance), grid, "ddpm", seed)
 
 
 @register
@@ -115,11 +115,11 @@ class BoundWeight:
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    yield Measured("mean", mean_by_noise(), "every 37th step of 1000")
+    yield Measured("mean", mean_by_noise(seed=context.seed), "every 37th step of 1000")
     gaps: dict[int, tuple[float, float, float]] = {}
     for i, T in enumerate(LENGTHS):
         context.progress(f"the bound at T = {T}", i / len(LENGTHS))
-        gaps[T] = gap(T, 1.0)
+        gaps[T] = gap(T, 1.0, seed=context.seed)
     told = ", ".join(f"{g:.3f} ± {e:.3f} at T = {T}" for T, (g, e, _) in gaps.items())
     yield Measured("prior", gaps[1000][2], "nats, for two dimensions")
     yield Measured("bound", gaps[1000][0], f"nats: {told}")
@@ -129,14 +129,14 @@ def run(context: Context) -> Iterator[Measured]:
 
 
 def _samples(context: Context, gaps: dict[int, tuple[float, float, float]]) -> Iterator[Measured]:
-    n = POINTS
-    truth = plane().sample(n, SEED + 1, dtype=torch.float64)
-    least = floor(plane(), truth, SEED)
+    n, seed = POINTS, context.seed
+    truth = plane().sample(n, seed + 1, dtype=torch.float64)
+    least = floor(plane(), truth, seed)
     far: dict[float, list[float]] = {1.0: [], 0.0: []}
     for i, count in enumerate(FEW):
         context.progress(f"ancestral sampling, {count} steps", i / len(FEW))
         for variance, row in far.items():
-            row.append(distance(sampled(count, variance, n), truth))
+            row.append(distance(sampled(count, variance, n, seed=seed), truth))
     told = "sliced Wasserstein with beta | beta-tilde: " + ", ".join(
         f"{a:.3f} | {b:.3f} at {count} steps" for count, a, b in zip(FEW, far[1.0], far[0.0], strict=True)
     )
@@ -166,7 +166,7 @@ def _losses(context: Context) -> Iterator[Measured]:
         denoiser = pictures.trained(context, name, weighting)
         context.progress(f"sampling digits, {name}", None)
         grid = grids.log_snr(denoiser.schedule, 20, sigma_min=0.01)
-        shown[name] = pictures.draw(denoiser, y, DPMpp2M(), grid, "ddpm")
+        shown[name] = pictures.draw(denoiser, y, DPMpp2M(), grid, "ddpm", seed=context.seed)
         scores[name] = judge(shown[name], y)
     told = "; ".join(f"{name}: {score}" for name, score in scores.items())
     yield Measured("digits", scores["simple"].frechet / judge.floor.frechet, f"{told}; real scans: {judge.floor}")

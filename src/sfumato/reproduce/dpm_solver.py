@@ -68,9 +68,9 @@ Grid = Callable[[Schedule, int], Tensor]
 class Bed:
     """Paths of one exact denoiser from the same noise, and how far a solver's ends are from the exact flow's."""
 
-    def __init__(self, denoiser: Denoiser, **cond: Tensor) -> None:
+    def __init__(self, denoiser: Denoiser, *, seed: int = SEED, **cond: Tensor) -> None:
         self.denoiser, self.cond = denoiser, cond
-        self.start = seeds(PATHS, "dpm-solver", SEED).normal((PATHS, 2), "start", dtype=torch.float64)
+        self.start = seeds(PATHS, "dpm-solver", seed).normal((PATHS, 2), "start", dtype=torch.float64)
         self.truth = self.ends(DPMpp3M(), even, 4000)
 
     def ends(self, solver: Solver, grid: Grid, n: int) -> Tensor:
@@ -86,15 +86,15 @@ class Bed:
 
 
 @cache
-def bed() -> Bed:
+def bed(*, seed: int = SEED) -> Bed:
     """Return the paths of the plane under the continuous linear schedule."""
-    return Bed(plane().denoiser(VPLinear()))
+    return Bed(plane().denoiser(VPLinear()), seed=seed)
 
 
-def first() -> float:
+def first(*, seed: int = SEED) -> float:
     """Return how far DDIM's step is from x (alpha_s / alpha_t) - sigma_s (e^h - 1) eps_hat (equation 3.7), 20 steps."""
     denoiser, worst = plane().denoiser(VPLinear()), 0.0
-    x = seeds(PATHS, "first", SEED).normal((PATHS, 2), "start", dtype=torch.float64)
+    x = seeds(PATHS, "first", seed).normal((PATHS, 2), "start", dtype=torch.float64)
     for k in steps(denoiser.schedule, even(denoiser.schedule, 20)):
         eps = (x - k.alpha_t * denoiser(x, k.t)) / k.sigma_t
         exact = k.alpha_s / k.alpha_t * x - k.sigma_s * math.expm1(k.lam_s - k.lam_t) * eps
@@ -105,7 +105,7 @@ def first() -> float:
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    yield Measured("first", first(), f"20 steps, {PATHS} points")
+    yield Measured("first", first(seed=context.seed), f"20 steps, {PATHS} points")
     yield from _orders(context)
     yield from _few(context)
     yield from _guided(context)
@@ -114,9 +114,10 @@ def run(context: Context) -> Iterator[Measured]:
 
 def _orders(context: Context) -> Iterator[Measured]:
     found: dict[str, list[float]] = {}
+    paths = bed(seed=context.seed)
     for i, (name, solver) in enumerate(SOLVERS.items()):
         context.progress(f"order of {name}", i / len(SOLVERS))
-        found[name] = [typical(bed().ends(solver, even, n) - bed().truth) for n in ORDER]
+        found[name] = [typical(paths.ends(solver, even, n) - paths.truth) for n in ORDER]
     # the last doubling alone: a slope over coarser grids would mix in what is not yet asymptotic
     order = {name: slope(ORDER[-2:], errors[-2:]) for name, errors in found.items()}
     told = "; ".join(f"{name} {', '.join(f'{e:.1e}' for e in errors)}" for name, errors in found.items())
@@ -131,11 +132,12 @@ def _orders(context: Context) -> Iterator[Measured]:
 
 def _few(context: Context) -> Iterator[Measured]:
     found: dict[str, list[float]] = {}
+    paths = bed(seed=context.seed)
     for name, solver in SOLVERS.items():
         context.progress(f"few evaluations, {name}", None)
-        found[name] = [bed().error(solver, n) for n in EVALUATIONS]
-    found["midpoint rule in t"] = [bed().error(MidpointInTime(), n, uniform) for n in EVALUATIONS]
-    found["midpoint rule in lambda"] = [bed().error(MidpointInLambda(), n) for n in EVALUATIONS]
+        found[name] = [paths.error(solver, n) for n in EVALUATIONS]
+    found["midpoint rule in t"] = [paths.error(MidpointInTime(), n, uniform) for n in EVALUATIONS]
+    found["midpoint rule in lambda"] = [paths.error(MidpointInLambda(), n) for n in EVALUATIONS]
     told = "; ".join(f"{name} {', '.join(f'{e:.2g}' for e in errors)}" for name, errors in found.items())
     note = f"median error at {EVALUATIONS} evaluations: {told}"
     ours = [min(pair) for pair in zip(found["DPM-Solver-2"], found["DPM-Solver-3"], strict=True)]
@@ -144,7 +146,7 @@ def _few(context: Context) -> Iterator[Measured]:
     yield Measured("few-24", ratio[at(24)], note)
     yield Measured("few-48", ratio[at(48)], "as above")
     yield Measured("multistep", found["DPM-Solver++(2S)"][at(24)] / found["DPM-Solver++(2M)"][at(24)], "as above")
-    by_t = [bed().error(DPMSolver3(), n, uniform) for n in EVALUATIONS]
+    by_t = [paths.error(DPMSolver3(), n, uniform) for n in EVALUATIONS]
     told = ", ".join(f"{e:.2g}" for e in by_t)
     yield Measured("grid", by_t[at(48)] / found["DPM-Solver-3"][at(48)], f"in equal steps of t: {told}")
 
@@ -165,7 +167,7 @@ def _few(context: Context) -> Iterator[Measured]:
 def _guided(context: Context) -> Iterator[Measured]:
     context.progress(f"guidance, w = {GUIDED}", None)
     y = torch.zeros(PATHS, dtype=torch.int64)
-    guided = Bed(ClassifierFree(denoiser=cfg.classes().denoiser(VPLinear()), scale=GUIDED), y=y)
+    guided = Bed(ClassifierFree(denoiser=cfg.classes().denoiser(VPLinear()), scale=GUIDED), seed=context.seed, y=y)
     found = {name: [guided.error(SOLVERS[name], n) for n in FEW] for name in SOLVERS}
     told = "; ".join(f"{name} {', '.join(f'{e:.2g}' for e in errors)}" for name, errors in found.items())
     note = f"median error at {FEW} evaluations, w = {GUIDED}: {told}"
@@ -180,7 +182,7 @@ def _digits(context: Context) -> Iterator[Measured]:
     denoiser = pictures.trained(context, "simple", Simple())
     y = pictures.labels(judge.n)
     first, cond = pictures.BATCH, {"y": y[: pictures.BATCH]}
-    start = seeds(first, "dpm-solver", SEED)
+    start = seeds(first, "dpm-solver", context.seed)
 
     def ends(solver: Solver, n: int) -> Tensor:
         context.progress(f"sampling digits, {n} evaluations", None)
@@ -204,7 +206,8 @@ def _digits(context: Context) -> Iterator[Measured]:
     scores: dict[str, pictures.Score] = {}
     for name, (solver, n, grid) in runs.items():
         context.progress(f"sampling digits, {name} evaluations", None)
-        scores[name] = judge(pictures.draw(denoiser, y, solver, grid(denoiser.schedule, n), "dpm-solver"), y)
+        x = pictures.draw(denoiser, y, solver, grid(denoiser.schedule, n), "dpm-solver", seed=context.seed)
+        scores[name] = judge(x, y)
     note = f"{'; '.join(f'{name}: {score}' for name, score in scores.items())}; real scans: {judge.floor}"
     yield Measured("digits", scores["2M, 12"].frechet / scores["DDIM, 50"].frechet, note)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,11 +52,11 @@ def exact() -> Denoiser:
     return plane().denoiser(VE())
 
 
-def variances(n: int = 40_000) -> tuple[float, float, float]:
+def variances(n: int = 40_000, *, seed: int = SEED) -> tuple[float, float, float]:
     """Return the largest |variance - 1| of the network's inputs and of its targets, and |lambda c_out^2 - 1|."""
     sd = float(plane().covariance.diagonal().mean().sqrt())
-    centred = plane().sample(n, SEED, dtype=torch.float64) - plane().mean
-    eps = seeds(n, "edm", SEED).normal((n, 2), "eps", dtype=torch.float64)
+    centred = plane().sample(n, seed, dtype=torch.float64) - plane().mean
+    eps = seeds(n, "edm", seed).normal((n, 2), "eps", dtype=torch.float64)
     worst = [0.0, 0.0, 0.0]
     for s in LEVELS:
         scaling, prediction = EDM(sigma_data=sd), Karras(sigma_data=sd)
@@ -77,15 +77,17 @@ def _power(values: Tensor) -> Tensor:
     return values.square().mean()
 
 
-def paths(solver: Solver, evaluations: int, denoiser: Denoiser, grid: Any = grids.karras) -> Tensor:
+def paths(
+    solver: Solver, evaluations: int, denoiser: Denoiser, grid: Any = grids.karras, *, seed: int = SEED
+) -> Tensor:
     """Return the ends of `PATHS` samples that cost `evaluations` calls each, all from the same noise."""
     count = (evaluations + 1) // 2 if isinstance(solver, Heun) else evaluations
-    return draw(denoiser, PATHS, solver, grid(denoiser.schedule, count), "edm", SEED)
+    return draw(denoiser, PATHS, solver, grid(denoiser.schedule, count), "edm", seed)
 
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    inputs, targets, weight = variances()
+    inputs, targets, weight = variances(seed=context.seed)
     yield Measured("inputs", inputs, f"s in {LEVELS}")
     yield Measured("targets", targets, f"s in {LEVELS}")
     yield Measured("weight", weight, f"s in {LEVELS}")
@@ -95,16 +97,16 @@ def run(context: Context) -> Iterator[Measured]:
 
 
 def _samplers(context: Context) -> Iterator[Measured]:
-    denoiser = exact()
+    denoiser, seed = exact(), context.seed
     context.progress("reference", None)
-    truth = paths(DPMpp2M(), 3000, denoiser)
+    truth = paths(DPMpp2M(), 3000, denoiser, seed=seed)
     found: dict[str, list[float]] = {"Heun": [], "Euler": [], "Heun, equal log s": [], "Heun, rho = 1": []}
     for i, count in enumerate(EVALUATIONS):
         context.progress(f"{count} evaluations", i / len(EVALUATIONS))
-        found["Heun"].append(typical(paths(Heun(), count, denoiser) - truth))
-        found["Euler"].append(typical(paths(Euler(), count, denoiser) - truth))
-        found["Heun, equal log s"].append(typical(paths(Heun(), count, denoiser, grids.log_snr) - truth))
-        found["Heun, rho = 1"].append(typical(paths(Heun(), count, denoiser, _equal) - truth))
+        found["Heun"].append(typical(paths(Heun(), count, denoiser, seed=seed) - truth))
+        found["Euler"].append(typical(paths(Euler(), count, denoiser, seed=seed) - truth))
+        found["Heun, equal log s"].append(typical(paths(Heun(), count, denoiser, grids.log_snr, seed=seed) - truth))
+        found["Heun, rho = 1"].append(typical(paths(Heun(), count, denoiser, _equal, seed=seed) - truth))
     told = "; ".join(f"{name}: " + ", ".join(f"{e:.2g}" for e in row) for name, row in found.items())
     note = f"median error at {EVALUATIONS} evaluations: {told}"
     at = EVALUATIONS.index(35)
@@ -129,16 +131,16 @@ def _equal(schedule: Schedule, n: int) -> Tensor:
 
 
 def _churn(context: Context, steps: int = 20) -> Iterator[Measured]:
-    denoiser = exact()
-    truth = plane().sample(POINTS, SEED + 1, dtype=torch.float64)
+    denoiser, seed = exact(), context.seed
+    truth = plane().sample(POINTS, seed + 1, dtype=torch.float64)
     far: dict[float, float] = {}
     for i, amount in enumerate(CHURN):
         context.progress(f"churn {amount:g}", i / len(CHURN))
         solver = Heun(churn=Churn(amount=amount)) if amount else Heun()
-        points = draw(denoiser, POINTS, solver, grids.karras(denoiser.schedule, steps), "churn", SEED)
+        points = draw(denoiser, POINTS, solver, grids.karras(denoiser.schedule, steps), "churn", seed)
         far[amount] = distance(points, truth)
     told = ", ".join(f"{d:.3f} at {amount:g}" for amount, d in far.items())
-    note = f"sliced Wasserstein {told}; truth against truth {floor(plane(), truth, SEED):.3f}"
+    note = f"sliced Wasserstein {told}; truth against truth {floor(plane(), truth, seed):.3f}"
     yield Measured("churn", far[CHURN[-1]] / far[0.0], note)
 
 
@@ -165,21 +167,23 @@ def ablated(context: Context, name: str) -> Preconditioned:
     """Return an MLP trained on the plane with one of the preconditionings, all else equal, the loss on x_0 included."""
     prediction, scaling = ABLATION[name]
     config = MLPConfig(width=128, layers=3, time=Fourier(count=16, scale=2.0))
-    denoiser = Preconditioned(built(config, SEED), VE(), prediction, scaling)
+    denoiser = Preconditioned(built(config, context.seed), VE(), prediction, scaling)
     # ln s centred a factor of two above the paper's: the data's deviation is 1 here, 0.5 there
     objective = Denoising(time=LogNormal(mean=-0.5), weighting=KarrasWeight(sigma_data=1.0))
-    points = Tensors(plane().sample(20_000, SEED, dtype=torch.float32))
-    return fit(context, f"edm-{name.replace(' ', '-').replace(',', '')}", denoiser, objective, points, TRAIN)
+    points = Tensors(plane().sample(20_000, context.seed, dtype=torch.float32))
+    train = replace(TRAIN, seed=context.seed)
+    return fit(context, f"edm-{name.replace(' ', '-').replace(',', '')}", denoiser, objective, points, train)
 
 
 def _ablation(context: Context) -> Iterator[Measured]:
-    truth = plane().sample(POINTS, SEED + 1, dtype=torch.float64)
-    least = floor(plane(), truth, SEED)
+    seed = context.seed
+    truth = plane().sample(POINTS, seed + 1, dtype=torch.float64)
+    least = floor(plane(), truth, seed)
     far: dict[str, float] = {}
     for name in ABLATION:
         denoiser = ablated(context, name)
         context.progress(f"sampling, {name}", None)
-        points = draw(denoiser, POINTS, Heun(), grids.karras(denoiser.schedule, 20), "ablation", SEED)
+        points = draw(denoiser, POINTS, Heun(), grids.karras(denoiser.schedule, 20), "ablation", seed)
         far[name] = distance(points, truth)
     told = ", ".join(f"{d:.3f} for {name}" for name, d in far.items())
     note = f"sliced Wasserstein {told}; truth against truth {least:.3f}"

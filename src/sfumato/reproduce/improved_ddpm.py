@@ -37,7 +37,7 @@ from ..objectives.bound import decoder
 from ..solvers import DDPM, DDPMLearned
 from ..train import Cosine, TrainConfig
 from . import pictures
-from .beds import plane, seeds
+from .beds import plane, rows_of, seeds
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
 from .figures import lines, panels, tiles
@@ -66,14 +66,14 @@ def mass() -> float:
     return worst
 
 
-def gaps(schedule: Schedule, count: int, n: int = POINTS) -> tuple[float, float]:
+def gaps(schedule: Schedule, count: int, n: int = POINTS, *, seed: int = SEED) -> tuple[float, float]:
     """Return the bound less the entropy of the plane in nats, exact denoiser, `count` steps: (variance beta, the best).
 
     The best variance of a step is beta-tilde + gain^2 E|x_0 - D|^2 / d; with it the step's KL is d/2 ln(best / tilde).
     The first step's is E|x_0 - D|^2 / d. Both use the same draws of x_t.
     """
     law, d = plane(), 2
-    x0, noise = law.sample(n, SEED, dtype=torch.float64), seeds(n, "improved", SEED)
+    x0, noise = law.sample(n, seed, dtype=torch.float64), seeds(n, "improved", seed)
     denoiser, plan = law.denoiser(schedule), steps(schedule, grids.uniform(schedule, count))
     prior = 0.5 * d * float((plan[0].alpha_t / plan[0].sigma_t * x0).square().mean())
     fixed = best = prior + float(law.log_prob(x0).mean())
@@ -156,11 +156,12 @@ def trained(context: Context, name: str) -> Preconditioned:
     """Return the model of a cell; all see the same rows and noise."""
     cell = CELLS[name]
     net = replace(digits_net(), out_channels=2) if cell.learned else digits_net()
-    denoiser = Preconditioned(built(net, SEED), cell.schedule, cell.prediction)
-    return fit(context, f"improved-{name.replace(', ', '-')}", denoiser, cell.objective, Digits(), TRAIN)
+    denoiser = Preconditioned(built(net, context.seed), cell.schedule, cell.prediction)
+    train = replace(TRAIN, seed=context.seed)
+    return fit(context, f"improved-{name.replace(', ', '-')}", denoiser, cell.objective, Digits(), train)
 
 
-def bits(denoiser: Preconditioned, learned: bool) -> Bound:
+def bits(denoiser: Preconditioned, learned: bool, *, seed: int = SEED) -> Bound:
     """Return the bound of the whole chain on held-out digits: variance beta, or the network's own."""
     rows = Digits(held_out=True).rows
     x0, y = rows.x0[:SCANS], rows.cond["y"][:SCANS]
@@ -168,23 +169,23 @@ def bits(denoiser: Preconditioned, learned: bool) -> Bound:
         denoiser,
         x0,
         grid=grids.uniform(denoiser.schedule, T),
-        seeds=[fold("bits", i) for i in range(len(x0))],
+        seeds=rows_of("bits", len(x0), seed=seed),
         variance=None if learned else 1.0,
         bin=BIN,
         cond={"y": y},
     )
 
 
-def quieter(denoiser: Preconditioned) -> float:
+def quieter(denoiser: Preconditioned, *, seed: int = SEED) -> float:
     """Return the spread of the bound's loss with uniform steps over that with importance-sampled ones."""
     rows, importance = Digits().rows, Importance(objective=BOUND)
     memory = importance.memory()
     found: list[Tensor] = []
     with torch.no_grad():
         for i in range(60):
-            index = [fold("rows", i, j) % len(rows.x0) for j in range(128)]
+            index = [fold("rows", i, seed * 128 + j) % len(rows.x0) for j in range(128)]
             batch = Batch(rows.x0[index], {"y": rows.cond["y"][index]})
-            noise = Noise([fold("quieter", i, j) for j in range(128)])
+            noise = Noise([fold("quieter", i, seed * 128 + j) for j in range(128)])
             losses = importance.recalling(memory)(denoiser, batch, noise)
             uniform = BOUND(denoiser, batch, noise)
             if i >= 50:
@@ -201,8 +202,8 @@ def run(context: Context) -> Iterator[Measured]:
     counts = (10, FEW, 100)
     for i, count in enumerate(counts):
         context.progress(f"exact denoiser, {count} steps", i / len(counts))
-        table["linear"].append(gaps(VPLinear(), count))
-        table["cosine"].append(gaps(VPCosine(), count))
+        table["linear"].append(gaps(VPLinear(), count, seed=context.seed))
+        table["cosine"].append(gaps(VPCosine(), count, seed=context.seed))
     told = "; ".join(
         f"{name}: " + ", ".join(f"{a:.3f} | {b:.3f} at {c}" for c, (a, b) in zip(counts, row, strict=True))
         for name, row in table.items()
@@ -229,7 +230,7 @@ def run(context: Context) -> Iterator[Measured]:
 def _ablation(context: Context) -> Iterator[Measured]:
     judge, y = pictures.Judge(context), pictures.labels(SAMPLES)
     models = {name: trained(context, name) for name in CELLS}
-    yield Measured("importance", quieter(models["cosine, bound"]), "spread of single losses")
+    yield Measured("importance", quieter(models["cosine, bound"], seed=context.seed), "spread of single losses")
     bounds: dict[str, Bound] = {}
     scores: dict[tuple[str, int], pictures.Score] = {}
     shown: dict[str, Tensor] = {}
@@ -237,10 +238,11 @@ def _ablation(context: Context) -> Iterator[Measured]:
         cell = CELLS[name]
         denoiser = cell.clipped(denoiser)
         context.progress(f"bound on held-out digits, {name}", None)
-        bounds[name] = bits(denoiser, cell.learned)
+        bounds[name] = bits(denoiser, cell.learned, seed=context.seed)
         for count in COUNTS[name]:
             context.progress(f"sampling {count} steps, {name}", None)
-            x = pictures.draw(denoiser, y, cell.solver, grids.linspace(cell.schedule, count, T=T), "improved")
+            grid = grids.linspace(cell.schedule, count, T=T)
+            x = pictures.draw(denoiser, y, cell.solver, grid, "improved", seed=context.seed)
             scores[name, count] = judge(x, y)
             shown[name] = x
     nats = {name: b.bits_per_dim for name, b in bounds.items()}

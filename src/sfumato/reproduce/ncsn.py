@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import VE, Denoiser, Eps, Plain, Preconditioned, Prediction, Schedule, Score, fold, sample
+from ..core import VE, Denoiser, Eps, Noise, Plain, Preconditioned, Prediction, Schedule, Score, fold, sample
 from ..data import Tensors
 from ..nets import MLPConfig
 from ..nets.blocks.embedding import Fourier
@@ -18,7 +19,7 @@ from ..objectives import SNR, Denoising, Ladder
 from ..solvers import AnnealedLangevin
 from ..testing import GaussianMixture
 from ..train import Cosine, TrainConfig
-from .beds import distance, floor, plane, seeds
+from .beds import distance, floor, plane, rows_of, seeds
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
 from .figures import cloud, panels
@@ -58,17 +59,17 @@ def grid(schedule: Schedule, ladder: Ladder) -> Tensor:
     return torch.cat([schedule.inverse(-s.log()).clamp(max=1.0), torch.zeros(1, dtype=torch.float64)])
 
 
-def annealed(denoiser: Denoiser, ladder: Ladder, n: int = CHAINS, denoise: bool = True) -> Tensor:
+def annealed(denoiser: Denoiser, ladder: Ladder, n: int = CHAINS, denoise: bool = True, *, seed: int = SEED) -> Tensor:
     """Return draws by annealed Langevin dynamics down the ladder; its last level is left by E[x_0 | x_t], or not."""
     solver = AnnealedLangevin(steps=UPDATES, rate=RATE)
     t = grid(denoiser.schedule, ladder)
     t = t if denoise else t[:-1]
-    return sample(denoiser, (n, 2), solver=solver, grid=t, seeds=seeds(n, "ncsn", SEED), dtype=torch.float64)
+    return sample(denoiser, (n, 2), solver=solver, grid=t, seeds=seeds(n, "ncsn", seed), dtype=torch.float64)
 
 
-def unannealed(denoiser: Denoiser, ladder: Ladder, n: int = CHAINS) -> Tensor:
+def unannealed(denoiser: Denoiser, ladder: Ladder, n: int = CHAINS, *, seed: int = SEED) -> Tensor:
     """Return draws by as many updates at the last level alone, from the uniform law on [-8, 8]^2."""
-    noise = seeds(n, "ncsn", SEED)
+    noise = seeds(n, "ncsn", seed)
     start = torch.stack([16 * noise.uniform("start", axis) - 8 for axis in ("x", "y")], 1)
     t = denoiser.schedule.inverse(-torch.tensor([1.0005 * ladder.low, ladder.low], dtype=torch.float64).log())
     solver = AnnealedLangevin(steps=LEVELS * UPDATES, rate=RATE)
@@ -91,9 +92,10 @@ def trained(
     """Return a perceptron trained by denoising score matching on the ladder, weighted by sigma^2 (eq. 6)."""
     config = MLPConfig(width=128, layers=3, time=Fourier(count=16, scale=1.0))
     schedule = VE(sigma_min=ladder.low / 10, sigma_max=1.001 * ladder.high)
-    denoiser = Preconditioned(built(config, SEED), schedule, prediction, Plain(scale=1.0, shift=-0.5))
-    points = Tensors(law.sample(20_000, fold("data", SEED), dtype=torch.float32))
-    return fit(context, f"ncsn-{name}", denoiser, Denoising(time=ladder, weighting=SNR()), points, TRAIN)
+    denoiser = Preconditioned(built(config, context.seed), schedule, prediction, Plain(scale=1.0, shift=-0.5))
+    points = Tensors(law.sample(20_000, fold("data", context.seed), dtype=torch.float32))
+    train = replace(TRAIN, seed=context.seed)
+    return fit(context, f"ncsn-{name}", denoiser, Denoising(time=ladder, weighting=SNR()), points, train)
 
 
 def exact(law: GaussianMixture, ladder: Ladder) -> Denoiser:
@@ -101,9 +103,9 @@ def exact(law: GaussianMixture, ladder: Ladder) -> Denoiser:
     return law.denoiser(VE(sigma_min=ladder.low / 10, sigma_max=1.001 * ladder.high))
 
 
-def spread(law: GaussianMixture, ladder: Ladder, n: int = 4000) -> tuple[float, float]:
+def spread(law: GaussianMixture, ladder: Ladder, n: int = 4000, *, seed: int = SEED) -> tuple[float, float]:
     """Return how far the mean size of sigma s, and of s, varies over the ladder: largest over smallest."""
-    x0, noise = law.sample(n, SEED, dtype=torch.float64), seeds(n, "spread")
+    x0, noise = law.sample(n, seed, dtype=torch.float64), Noise(rows_of("spread", n, seed=seed))
     denoiser, sizes = exact(law, ladder), list[float]()
     for s in ladder.levels().tolist():
         x = x0 + s * noise.normal(x0.shape, "eps", dtype=torch.float64)
@@ -115,33 +117,34 @@ def spread(law: GaussianMixture, ladder: Ladder, n: int = 4000) -> tuple[float, 
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    weighted, raw = spread(modes(), TOY)
+    seed = context.seed
+    weighted, raw = spread(modes(), TOY, seed=seed)
     yield Measured("weight", weighted, f"the score itself: {raw:.1f}")
     denoiser = exact(modes(), TOY)
     context.progress("Langevin dynamics", None)
-    alone, together = unannealed(denoiser, TOY), annealed(denoiser, TOY)
+    alone, together = unannealed(denoiser, TOY, seed=seed), annealed(denoiser, TOY, seed=seed)
     yield Measured("plain", heavy(alone), f"truth {HEAVY}; {LEVELS * UPDATES} updates at one level, {CHAINS} chains")
     yield Measured("annealed", abs(heavy(together) - HEAVY), f"share {heavy(together):.3f}, as many updates")
     net = trained(context, "modes", modes(), TOY, Score())
-    learned = annealed(net, TOY)
+    learned = annealed(net, TOY, seed=seed)
     yield Measured("learned", abs(heavy(learned) - HEAVY), f"share {heavy(learned):.3f}")
-    truth = plane().sample(POINTS, fold("truth", SEED), dtype=torch.float64)
-    least = floor(plane(), truth, SEED)
-    points = annealed(trained(context, "plane", plane(), PLANE, Eps()), PLANE, POINTS)
-    perfect = distance(annealed(exact(plane(), PLANE), PLANE, POINTS), truth)
+    truth = plane().sample(POINTS, fold("truth", seed), dtype=torch.float64)
+    least = floor(plane(), truth, seed)
+    points = annealed(trained(context, "plane", plane(), PLANE, Eps()), PLANE, POINTS, seed=seed)
+    perfect = distance(annealed(exact(plane(), PLANE), PLANE, POINTS, seed=seed), truth)
     note = f"{distance(points, truth):.3f}; exact denoiser {perfect:.3f}; truth against truth {least:.3f}"
     yield Measured("plane", distance(points, truth) / least, note)
-    ends = [away(annealed(exact(thin(), THIN), THIN, POINTS, denoise)) for denoise in (False, True)]
-    true = away(thin().sample(POINTS, SEED, dtype=torch.float64))
+    ends = [away(annealed(exact(thin(), THIN), THIN, POINTS, denoise, seed=seed)) for denoise in (False, True)]
+    true = away(thin().sample(POINTS, seed, dtype=torch.float64))
     note = f"{ends[0]:.3f} and {ends[1]:.3f}, truth {true:.3f}; last level {THIN.low}"
     yield Measured("denoise", ends[0] / ends[1], note)
     shown = {"without annealing": alone, "annealed": together, "annealed, learned": learned}
-    context.draw("modes", lambda: _paint(shown))
+    context.draw("modes", lambda: _paint(shown, seed=seed))
 
 
-def _paint(shown: dict[str, Tensor]) -> Any:
+def _paint(shown: dict[str, Tensor], *, seed: int) -> Any:
     figure, axes = panels(1, 4, width=3.0, height=3.2)
-    truth = modes().sample(CHAINS, SEED)
+    truth = modes().sample(CHAINS, seed)
     for axis, (name, x) in zip(axes, ({"truth": truth} | shown).items(), strict=True):
         cloud(axis, x, f"{name}: {heavy(x):.3f}", size=2.0, span=10.0)
     return figure

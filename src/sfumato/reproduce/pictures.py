@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..core import Denoiser, Eps, Preconditioned, Solver, VPLinear, fold, sample
+from ..core import Denoiser, Eps, Preconditioned, Solver, VPLinear, sample
 from ..data import Digits
 from ..measure import Extractor, FeatureSet, coverage, frechet_distance, precision, recall
 from ..measure.classifier import Classifier, ClassifierConfig, fit_classifier
@@ -16,6 +16,7 @@ from ..nets import UNetConfig
 from ..nets.unet import digits as digits_net
 from ..objectives import Denoising, Discrete, Weighting
 from ..train import Cosine, TrainConfig
+from .beds import rows_of
 from .runner import Context
 from .training import built, fit
 
@@ -26,9 +27,9 @@ TRAIN = TrainConfig(steps=1200, batch_size=BATCH, lr=2e-3, rate=Cosine(warmup=50
 def trained(context: Context, name: str, weighting: Weighting) -> Preconditioned:
     """Return DDPM on the digits: eps, the linear schedule, steps of 1000, a fifth of the labels dropped."""
     config: UNetConfig = digits_net()
-    denoiser = Preconditioned(built(config, 0), VPLinear(), Eps())
+    denoiser = Preconditioned(built(config, context.seed), VPLinear(), Eps())
     objective = Denoising(time=Discrete(count=1000), weighting=weighting, drop=0.2)
-    return fit(context, f"digits-{name}", denoiser, objective, Digits(), TRAIN)
+    return fit(context, f"digits-{name}", denoiser, objective, Digits(), replace(TRAIN, seed=context.seed))
 
 
 def reader(context: Context) -> Classifier:
@@ -90,12 +91,12 @@ def labels(n: int) -> Tensor:
     return torch.arange(n) % 10
 
 
-def draw(denoiser: Denoiser, y: Tensor, solver: Solver, grid: Tensor, key: str) -> Tensor:
-    """Return a picture for each label, in batches of `BATCH`; a row's noise belongs to (key, row)."""
+def draw(denoiser: Denoiser, y: Tensor, solver: Solver, grid: Tensor, key: str, *, seed: int = 0) -> Tensor:
+    """Return a picture for each label, in batches of `BATCH`; a row's noise belongs to (key, seed, row)."""
     parts = []
+    rows = rows_of(key, len(y), seed=seed)
     for start in range(0, len(y), BATCH):
         part = y[start : start + BATCH]
-        seeds = [fold(key, start + i) for i in range(len(part))]
-        shape = (len(part), 1, 8, 8)
+        shape, seeds = (len(part), 1, 8, 8), rows[start : start + BATCH]
         parts.append(sample(denoiser, shape, solver=solver, grid=grid, seeds=seeds, cond={"y": part}))
     return torch.cat(parts).clamp(-1, 1)

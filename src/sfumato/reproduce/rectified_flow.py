@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -39,29 +40,30 @@ def exact() -> Denoiser:
 
 
 @cache
-def reflow() -> Tensors:
+def reflow(*, seed: int = SEED) -> Tensors:
     """Return `PAIRS` pairs of noise and where the exact flow takes it, by 100 steps of Heun's method."""
     denoiser = exact()
     grid = grids.uniform(denoiser.schedule, 100)
-    return pairs(denoiser, PAIRS, (2,), solver=Heun(), grid=grid, seed=SEED)
+    return pairs(denoiser, PAIRS, (2,), solver=Heun(), grid=grid, seed=seed)
 
 
-def trained(context: Context, name: str, coupling: Coupling, data: Dataset, seed: int = SEED) -> Preconditioned:
+def trained(context: Context, name: str, coupling: Coupling, data: Dataset) -> Preconditioned:
     """Return a perceptron of width 128 trained to give the velocity of the pairs that `coupling` makes."""
     config = MLPConfig(width=128, layers=3, time=Fourier(count=16, scale=1.0))
-    denoiser = Preconditioned(built(config, seed), Rectified(), Flow(), Plain(scale=1.0, shift=-0.5))
-    return fit(context, f"rectified-{name}", denoiser, Denoising(coupling=coupling), data, TRAIN)
+    denoiser = Preconditioned(built(config, context.seed), Rectified(), Flow(), Plain(scale=1.0, shift=-0.5))
+    train = replace(TRAIN, seed=context.seed)
+    return fit(context, f"rectified-{name}", denoiser, Denoising(coupling=coupling), data, train)
 
 
-def ends(denoiser: Denoiser, steps: int) -> Tensor:
+def ends(denoiser: Denoiser, steps: int, *, seed: int = SEED) -> Tensor:
     """Return samples by `steps` steps of Euler's method, all from the same noise."""
-    return draw(denoiser, POINTS, Euler(), grids.uniform(denoiser.schedule, steps), "rectified", SEED)
+    return draw(denoiser, POINTS, Euler(), grids.uniform(denoiser.schedule, steps), "rectified", seed)
 
 
-def paths(denoiser: Denoiser, count: int = 2000) -> Paths:
+def paths(denoiser: Denoiser, count: int = 2000, *, seed: int = SEED) -> Paths:
     """Return straightness and cost of the flow, followed by Euler's method in `FINE` steps."""
     grid = grids.uniform(denoiser.schedule, FINE)
-    seeds = [fold("rectified", SEED, i) for i in range(count)]
+    seeds = [fold("rectified", seed, i) for i in range(count)]
     return straightness(denoiser, (count, 2), solver=Euler(), grid=grid, seeds=seeds)
 
 
@@ -73,13 +75,14 @@ def independent_cost() -> float:
 
 def run(context: Context) -> Iterator[Measured]:
     """Measure the claims."""
-    truth = plane().sample(POINTS, fold("truth", SEED), dtype=torch.float64)
-    least = floor(plane(), truth, SEED)
+    seed = context.seed
+    truth = plane().sample(POINTS, fold("truth", seed), dtype=torch.float64)
+    least = floor(plane(), truth, seed)
     context.progress("pairs of the exact flow", None)
-    points = Tensors(plane().sample(PAIRS, fold("data", SEED), dtype=torch.float32))
+    points = Tensors(plane().sample(PAIRS, fold("data", seed), dtype=torch.float32))
     models = {
         "exact 1-flow": exact(),
-        "2-flow": trained(context, "reflow", Given(), reflow()),
+        "2-flow": trained(context, "reflow", Given(), reflow(seed=seed)),
         "flow matching": trained(context, "independent", Independent(), points),
         "mini-batch OT": trained(context, "ot", MiniBatchOT(), points),
     }
@@ -87,13 +90,14 @@ def run(context: Context) -> Iterator[Measured]:
     shape: dict[str, Paths] = {}
     for i, (name, denoiser) in enumerate(models.items()):
         context.progress(name, i / len(models))
-        far[name] = [distance(ends(denoiser, n), truth) for n in STEPS]
-        shape[name] = paths(denoiser)
+        far[name] = [distance(ends(denoiser, n, seed=seed), truth) for n in STEPS]
+        shape[name] = paths(denoiser, seed=seed)
     told = "; ".join(f"{name}: " + ", ".join(f"{d:.3f}" for d in row) for name, row in far.items())
     note = f"sliced Wasserstein at {STEPS} steps of Euler: {told}; truth against truth {least:.3f}"
     drawn = "; ".join(f"{name}: S = {p.straightness:.4f}, cost {p.cost:.3f}" for name, p in shape.items())
     one, two, plain, ot = (shape[name] for name in models)
-    yield Measured("learned", distance(ends(models["flow matching"], 50), truth) / least, "50 steps of Euler")
+    many = distance(ends(models["flow matching"], 50, seed=seed), truth)
+    yield Measured("learned", many / least, "50 steps of Euler")
     yield Measured("one-step", far["exact 1-flow"][0] / least, note)
     yield Measured("reflow", far["2-flow"][0] / least, "as above")
     yield Measured("straight", one.straightness / two.straightness, drawn)
@@ -102,14 +106,15 @@ def run(context: Context) -> Iterator[Measured]:
     yield Measured("ot-straight", plain.straightness / ot.straightness, drawn)
     yield Measured("ot-few", math.prod(far["flow matching"][i] / far["mini-batch OT"][i] for i in (0, 1)) ** 0.5, note)
     yield Measured("ot-cost", ot.cost / plain.cost, drawn)
-    context.draw("flows", lambda: _paint(models, far, least))
+    context.draw("flows", lambda: _paint(models, far, least, seed=seed))
 
 
-def _paint(models: dict[str, Denoiser], far: dict[str, list[float]], least: float) -> Any:
+def _paint(models: dict[str, Denoiser], far: dict[str, list[float]], least: float, *, seed: int) -> Any:
     figure, axes = panels(1, 4, width=3.2, height=3.2)
     for axis, name, colour in zip(axes, ("exact 1-flow", "2-flow", "mini-batch OT"), COLOURS, strict=False):
-        _trace(axis, models[name], colour)
-        cloud(axis, ends(models[name], 1), f"{name}: paths, 1 step", colour=colour, size=1.5, span=3.2)
+        _trace(axis, models[name], colour, seed=seed)
+        one = ends(models[name], 1, seed=seed)
+        cloud(axis, one, f"{name}: paths, 1 step", colour=colour, size=1.5, span=3.2)
     lines(
         axes[3], "Error", "Euler steps", "distance", {k: ([float(n) for n in STEPS], v) for k, v in far.items()}, "xy"
     )
@@ -117,10 +122,10 @@ def _paint(models: dict[str, Denoiser], far: dict[str, list[float]], least: floa
     return figure
 
 
-def _trace(axis: Any, denoiser: Denoiser, colour: str, count: int = 40) -> None:
+def _trace(axis: Any, denoiser: Denoiser, colour: str, count: int = 40, *, seed: int) -> None:
     kept: list[Tensor] = []
     grid = grids.uniform(denoiser.schedule, 50)
-    seeds = [fold("trace", SEED, i) for i in range(count)]
+    seeds = [fold("trace", seed, i) for i in range(count)]
     sample(denoiser, (count, 2), solver=Euler(), grid=grid, seeds=seeds, callback=lambda k, x: kept.append(x.clone()))
     for line in torch.stack(kept, 1):
         axis.plot(line[:, 0], line[:, 1], color="#2b2a33", linewidth=0.6, alpha=0.5)

@@ -39,9 +39,11 @@ def silent(what: str, share: float | None) -> None:
 class Context:
     """What a running system is given: where its figures go, what it trained before, and whom to tell how far it is.
 
-    `folder` None writes no figures; `fresh` trains again even what is kept; `quiet` shows no training progress.
+    Everything random comes from `seed`, but for the classifier that judges pictures. `folder` None writes no figures;
+    `fresh` trains again even what is kept; `quiet` shows no training progress.
     """
 
+    seed: int = 0
     folder: Path | None = None
     cache: Path = dataclasses.field(default_factory=cache_folder)
     fresh: bool = False
@@ -126,16 +128,21 @@ def execute(
     *,
     out: Path | None = None,
     fresh: bool = False,
+    seed: int | None = None,
     progress: Progress = silent,
     on_row: Callable[[Row], None] | None = None,
 ) -> Report:
     """Run `system` and return its report; `on_row` sees each row as soon as it is known.
 
     With `out`, figures and `rows.json` go to out/reproduce/ID/<UTC time>-<4 hex>/, a folder that did not exist before.
+    `seed` is the system's own unless given; a run with another goes to out/reproduce/ID/seed-SEED/<UTC time>-<4 hex>/,
+    and is not what `last_report` finds: the figures of a card are those of the system's seed.
     Raises `InputError` when that folder cannot be written.
     """
-    folder = None if out is None else _new_folder(out / "reproduce" / system.entry.id)
-    context = Context(folder=folder, fresh=fresh, progress=progress, quiet=progress is silent)
+    seed = system.seed if seed is None else seed
+    place = Path("reproduce", system.entry.id, "" if seed == system.seed else f"seed-{seed}")
+    folder = None if out is None else _new_folder(out / place)
+    context = Context(seed=seed, folder=folder, fresh=fresh, progress=progress, quiet=progress is silent)
     wall, cpu = time.monotonic(), time.process_time()
     measured: list[Measured] = []
     claims = {claim.key: claim for claim in system.claims}
@@ -151,7 +158,7 @@ def execute(
         title=system.entry.title,
         arxiv=system.entry.arxiv,
         protocol=system.protocol,
-        seed=system.seed,
+        seed=seed,
         rows=rows,
         seconds=round(time.monotonic() - wall, 1),
         cpu_seconds=round(time.process_time() - cpu, 1),
@@ -170,8 +177,8 @@ def execute(
 
 
 def last_report(out: Path, name: str) -> dict[str, Any] | None:
-    """Return rows.json of the newest finished run of `name` beneath `out`, None without one; unreadable ones are
-    passed over.
+    """Return rows.json of the newest finished run of `name` beneath `out` with the system's own seed, None without
+    one; unreadable ones are passed over.
     """
     for path in sorted((out / "reproduce" / name).glob("*/rows.json"), reverse=True):
         with contextlib.suppress(OSError, ValueError):

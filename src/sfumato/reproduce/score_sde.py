@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,12 +17,12 @@ from ..core import (
     VE,
     Denoiser,
     Eps,
+    Noise,
     Preconditioned,
     Schedule,
     Solver,
     SubVP,
     VPLinear,
-    fold,
     grids,
     sde,
 )
@@ -32,7 +33,7 @@ from ..objectives import Denoising, Discrete, Simple
 from ..solvers import DDPM, DPMpp2M, PredictorCorrector
 from ..testing import Gaussian
 from . import pictures
-from .beds import distance, draw, floor, plane, seeds, slope
+from .beds import distance, draw, floor, plane, rows_of, seeds, slope
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
 from .figures import lines, panels
@@ -74,18 +75,20 @@ def backwards(denoiser: Denoiser, n: int, steps: int, *key: int | str) -> Tensor
     return denoiser(x, times[-1])
 
 
-def corrector(solver: Solver, count: int) -> Tensor:
+def corrector(solver: Solver, count: int, *, seed: int = SEED) -> Tensor:
     """Return samples of the VE SDE over a geometric ladder of `count` levels."""
     denoiser = plane().denoiser(SCHEDULES["VE"])
-    return draw(denoiser, POINTS, solver, grids.log_snr(denoiser.schedule, count, sigma_min=0.01), "pc", SEED)
+    return draw(denoiser, POINTS, solver, grids.log_snr(denoiser.schedule, count, sigma_min=0.01), "pc", seed)
 
 
-def values(steps: int, integrator: RungeKutta, n: int, trace: Trace, schedule: Schedule | None = None) -> Tensor:
+def values(
+    steps: int, integrator: RungeKutta, n: int, trace: Trace, schedule: Schedule | None = None, *, seed: int = SEED
+) -> Tensor:
     """Return log p of n points of the plane by the ODE, minus the true one, [n]."""
     law, schedule = plane(), VE() if schedule is None else schedule
-    x = law.sample(n, SEED, dtype=torch.float64)
+    x = law.sample(n, seed, dtype=torch.float64)
     grid = grids.log_snr(schedule, steps + 1, sigma_min=0.001)
-    noise = seeds(n, "likelihood", SEED)
+    noise = seeds(n, "likelihood", seed)
     found = log_likelihood(law.denoiser(schedule), x, grid=grid, trace=trace, seeds=noise, integrator=integrator)
     return found.values - law.log_prob(x)
 
@@ -99,21 +102,22 @@ def run(context: Context) -> Iterator[Measured]:
 
 
 def _samples(context: Context) -> Iterator[Measured]:
-    truth = plane().sample(POINTS, SEED + 1, dtype=torch.float64)
-    least = floor(plane(), truth, SEED)
+    seed = context.seed
+    truth = plane().sample(POINTS, seed + 1, dtype=torch.float64)
+    least = floor(plane(), truth, seed)
     far: dict[str, tuple[float, float]] = {}
     for i, (name, schedule) in enumerate(SCHEDULES.items()):
         context.progress(f"reverse SDE and flow, {name}", i / len(SCHEDULES))
         denoiser = plane().denoiser(schedule)
-        path = backwards(denoiser, POINTS, 500, "score-sde", SEED)
-        ode = draw(denoiser, POINTS, DPMpp2M(), grids.log_snr(schedule, 60), "score-sde", SEED)
+        path = backwards(denoiser, POINTS, 500, "score-sde", seed)
+        ode = draw(denoiser, POINTS, DPMpp2M(), grids.log_snr(schedule, 60), "score-sde", seed)
         far[name] = distance(path, truth), distance(ode, truth)
     told = ", ".join(f"{name} {a:.3f} | {b:.3f}" for name, (a, b) in far.items())
     note = f"sliced Wasserstein, SDE | ODE: {told}; truth against truth {least:.3f}"
     yield Measured("reverse", max(a for a, _ in far.values()) / least, note)
     yield Measured("flow", max(b for _, b in far.values()) / least, "as above")
     alone, corrected, longer = (
-        distance(corrector(solver, count), truth)
+        distance(corrector(solver, count, seed=seed), truth)
         for solver, count in ((DDPM(variance=1.0), 20), (PredictorCorrector(), 20), (DDPM(variance=1.0), 40))
     )
     told = f"predictor {alone:.3f}, with a corrector {corrected:.3f}, predictor with 40 steps {longer:.3f}"
@@ -123,20 +127,21 @@ def _samples(context: Context) -> Iterator[Measured]:
 def _likelihoods(context: Context) -> Iterator[Measured]:
     errors: dict[str, list[float]] = {"Heun": [], "Kutta's fourth order": []}
     # the end of the table is what the integrator converges to: prior and last noise level have their own small error
-    limit = values(800, RK4, 500, Exact())
+    seed = context.seed
+    limit = values(800, RK4, 500, Exact(), seed=seed)
     for i, count in enumerate(STEPS):
         context.progress(f"likelihood, {count} steps", i / len(STEPS))
         for (_, row), integrator in zip(errors.items(), (HEUN, RK4), strict=True):
-            row.append(float((values(count, integrator, 500, Exact()) - limit).square().mean().sqrt()))
+            row.append(float((values(count, integrator, 500, Exact(), seed=seed) - limit).square().mean().sqrt()))
     told = "; ".join(f"{name}: " + ", ".join(f"{e:.1e}" for e in row) for name, row in errors.items())
     note = f"root mean square to the limit at {STEPS} steps, nats: {told}"
     yield Measured("order", slope(STEPS[1:], errors["Heun"][1:]), note)
     context.progress("likelihood against the density", None)
-    exact = {name: values(200, HEUN, 2000, Exact(), schedule) for name, schedule in SCHEDULES.items()}
+    exact = {name: values(200, HEUN, 2000, Exact(), schedule, seed=seed) for name, schedule in SCHEDULES.items()}
     note = ", ".join(f"{name} {float(v.mean()):+.4f}, rms {_rms(v):.4f}" for name, v in exact.items())
     yield Measured("likelihood", max(abs(float(v.mean())) for v in exact.values()), f"nats: {note}")
     context.progress("Hutchinson's estimator", None)
-    probes = {type(t).__name__: values(100, RK4, 2000, t) for t in (Rademacher(), Normal())}
+    probes = {type(t).__name__: values(100, RK4, 2000, t, seed=seed) for t in (Rademacher(), Normal())}
     told = "; ".join(f"{name}: mean {float(v.mean()):+.3f}, rms a point {_rms(v):.2f}" for name, v in probes.items())
     signs = probes["Rademacher"]
     yield Measured("hutchinson", abs(float(signs.mean())) / (float(signs.std()) / 2000**0.5), f"nats: {told}")
@@ -156,15 +161,16 @@ def _rms(values: Tensor) -> float:
 
 def sub_vp(context: Context) -> Preconditioned:
     """Return the picture model of `pictures.trained` on the sub-VP SDE, all else equal."""
-    denoiser = Preconditioned(built(digits_net(), 0), SubVP(), Eps())
+    denoiser = Preconditioned(built(digits_net(), context.seed), SubVP(), Eps())
     objective = Denoising(time=Discrete(count=1000), weighting=Simple(), drop=0.2)
-    return fit(context, "digits-sub-vp", denoiser, objective, Digits(), pictures.TRAIN)
+    train = replace(pictures.TRAIN, seed=context.seed)
+    return fit(context, "digits-sub-vp", denoiser, objective, Digits(), train)
 
 
-def gaussian_bits(x: Tensor, bin: float) -> float:
+def gaussian_bits(x: Tensor, bin: float, *, seed: int = SEED) -> float:
     """Return the bits per dimension of dequantised pictures `x` under a Gaussian fitted to the dequantised scans."""
     scans = Digits().rows.x0
-    train = dequantise(scans, bin, seeds(len(scans), "fit")).flatten(1)
+    train = dequantise(scans, bin, Noise(rows_of("fit", len(scans), seed=seed))).flatten(1)
     law = Gaussian(train.mean(0), torch.cov(train.T))
     return -float(law.log_prob(x.flatten(1)).mean()) / (x[0].numel() * math.log(2)) - math.log2(bin)
 
@@ -181,12 +187,13 @@ def _pictures(context: Context) -> Iterator[Measured]:
             context.progress(f"likelihood of digits, {name}", done / of)
 
         grid = grids.log_snr(denoiser.schedule, 17, sigma_min=LOW)
-        noise = [fold("digits", i) for i in range(len(x))]
+        noise = rows_of("digits", len(x), seed=context.seed)
         found = log_likelihood(
             denoiser, x, grid=grid, seeds=noise, cond={"y": y}, bin=data.bin, sigma_data=0.7, callback=told
         )
         bits[name], rows[name] = (found.bits_per_dim, found.bits_error), found.values
-    baseline = gaussian_bits(dequantise(x, data.bin, seeds(len(x), "held out")), data.bin)
+    other = Noise(rows_of("held out", len(x), seed=context.seed))
+    baseline = gaussian_bits(dequantise(x, data.bin, other), data.bin, seed=context.seed)
     gain = (rows["sub-VP"] - rows["VP"]) / (x[0].numel() * math.log(2))
     note = ", ".join(f"{name} {value:.3f} ± {error:.3f}" for name, (value, error) in bits.items())
     yield Measured("digits", baseline - bits["VP"][0], f"bits/dim at most: {note}; a full Gaussian {baseline:.3f}")
