@@ -3,6 +3,8 @@
 Where it is not, or another choice of the same order, the test says so and compares what is the same in both.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -17,13 +19,16 @@ from sfumato.solvers import (
     DPMpp2S,
     DPMpp3M,
     DPMpp3MShipped,
+    DPMpp3S,
     DPMSolver2,
+    DPMSolver3,
     SASolver,
     UniPC,
 )
 from sfumato.solvers.adams_moulton import Ahead
+from sfumato.solvers.dpmpp_3s import R1, R2
 from sfumato.solvers.multistep import History
-from sfumato.testing.table import CLASSES
+from sfumato.testing.table import CLASSES, PLANE
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the peer's, about numpy
 
@@ -113,6 +118,46 @@ def test_a_multistep_run_agrees(solver, name, settings):
 def test_a_singlestep_run_agrees(solver, settings):
     """Its two steps are our one, whose middle is at the grid's odd times: equal steps of lambda."""
     assert Peer(SINGLE, solver_order=2, **EVEN, **settings).gap(solver, 2) < 1e-4
+
+
+class Halved(DPMpp3S):
+    """With the midpoint rule's weight for the middle stage, where ours integrates the line exactly."""
+
+    def weights(self, k):
+        h = k.lam_s - k.lam_t
+        return -math.expm1(-R2 * h), *super().weights(k)[1:]
+
+
+class HalvedInEps(DPMSolver3):
+    """The same for eps_hat."""
+
+    def weights(self, k):
+        h = k.lam_s - k.lam_t
+        v, w = 0.5 * R2 / R1 * math.exp(R1 * h) * -math.expm1(-R2 * h), super().weights(k)[1]
+        return v, w, -v * w
+
+
+@pytest.mark.parametrize(
+    ("ours", "its", "settings"),
+    [
+        (DPMpp3S(), Halved(), {}),
+        (DPMSolver3(), HalvedInEps(), {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    ],
+    ids=["3S", "DPM-Solver-3"],
+)
+def test_a_third_order_singlestep_run_differs_in_its_middle_stage_alone(ours, its, settings):
+    """Another weight there changes the error, not the order: 3 with either, by the exact flow of a Gaussian."""
+    peer = Peer(SINGLE, solver_order=3, **EVEN, **settings)
+    assert peer.gap(ours, 3) > 1e-4
+    assert peer.gap(its, 3) < 1e-4
+    x = PLANE.marginal(SCHEDULE, 0.9).sample(20, 11, dtype=torch.float64)
+    for solver in (ours, its):
+        errors = []
+        for n in (40, 160):
+            grid = SCHEDULE.inverse(torch.linspace(SCHEDULE.lam(0.9), 3.0, n + 1, dtype=torch.float64))
+            end = sample(PLANE.denoiser(SCHEDULE), solver=solver, grid=grid, seeds=range(20), x=x)
+            errors.append(float((end - PLANE.flow(SCHEDULE, x, float(grid[0]), float(grid[-1]))).abs().mean()))
+        assert math.log2(errors[0] / errors[1]) / 2 == pytest.approx(3.0, abs=0.2)
 
 
 def test_deis_3_agrees_after_its_start():

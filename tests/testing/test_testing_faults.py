@@ -263,9 +263,14 @@ def by_check(kind, settings):
 
 # (solver, its settings, what is changed, into what): each seen by `check` alone
 HAND_PICKED = [
-    ("ddim", {}, "k.alpha_s - k.alpha_t * kept), None\n        r", "k.alpha_s + k.alpha_t * kept), None\n        r"),
+    (
+        "ddim",
+        {},
+        "k.alpha_s - k.alpha_t * kept), None\n        kept",
+        "k.alpha_s + k.alpha_t * kept), None\n        kept",
+    ),
     ("ddim", {}, "kept = k.sigma_s / k.sigma_t\n", "kept = k.sigma_s / k.alpha_t\n"),
-    ("ddim", {"eta": 1.0}, "z, v**0.5)", "z, v)"),
+    ("ddim", {"eta": 1.0}, "/ k.sigma_t, v**0.5", "/ k.sigma_t, v"),
     ("ddim", {"eta": 0.5}, "(k.sigma_s**2 - v)", "(k.sigma_s**2 + v)"),
     ("ddim", {"eta": 1.0}, "denoiser(x, k.t, **cond)", "denoiser(x, 0.9 * k.t, **cond)"),
     ("ddpm", {}, "k.alpha_s * beta / k.sigma_t**2", "k.alpha_t * beta / k.sigma_t**2"),

@@ -26,6 +26,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "DPMpp2S": ("lu2022dpmpp",),
     "DPMpp3S": ("lu2022dpmpp",),
     "DPMpp2MSDE": ("lu2022dpmpp",),
+    "DPMpp2SSDE": ("lu2022dpmpp",),
     "DPMpp2MHeunSDE": ("lu2022dpmpp",),
     "DPMpp3MSDE": ("lu2022dpmpp",),
     "DPMSolver2": ("lu2022dpmsolver",),

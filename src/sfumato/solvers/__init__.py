@@ -11,6 +11,7 @@ from .dpm_solver import DPMSolver2, DPMSolver3
 from .dpmpp_2m import DPMpp2M
 from .dpmpp_2m_sde import DPMpp2MHeunSDE, DPMpp2MSDE
 from .dpmpp_2s import DPMpp2S
+from .dpmpp_2s_sde import DPMpp2SSDE
 from .dpmpp_3m import DPMpp3M, DPMpp3MShipped
 from .dpmpp_3m_sde import DPMpp3MSDE
 from .dpmpp_3s import DPMpp3S
@@ -51,6 +52,7 @@ __all__ = [
     "DPMpp2MHeunSDE",
     "DPMpp2MSDE",
     "DPMpp2S",
+    "DPMpp2SSDE",
     "DPMpp3M",
     "DPMpp3MSDE",
     "DPMpp3MShipped",

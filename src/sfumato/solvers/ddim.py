@@ -45,8 +45,12 @@ class DDIM:
         if self.eta == 0.0:
             kept = k.sigma_s / k.sigma_t
             return update(x, kept, x0, k.alpha_s - k.alpha_t * kept), None
-        r = k.alpha_t / k.alpha_s
-        v = (self.eta * k.sigma_s / k.sigma_t) ** 2 * (k.sigma_t**2 - r * r * k.sigma_s**2)
-        kept = (k.sigma_s**2 - v) ** 0.5 / k.sigma_t
-        z = noise.increment(x, k.t, k.s)
-        return update(x, kept, x0, k.alpha_s - k.alpha_t * kept, z, v**0.5), None
+        kept, std = renewal(k, self.eta)
+        return update(x, kept, x0, k.alpha_s - k.alpha_t * kept, noise.increment(x, k.t, k.s), std), None
+
+
+def renewal(k: Step, eta: float) -> tuple[float, float]:
+    """Return the factor on x_t, sqrt(sigma_s^2 - v) / sigma_t, and the new noise's standard deviation sqrt(v)."""
+    r = k.alpha_t / k.alpha_s
+    v = (eta * k.sigma_s / k.sigma_t) ** 2 * (k.sigma_t**2 - r * r * k.sigma_s**2)
+    return (k.sigma_s**2 - v) ** 0.5 / k.sigma_t, v**0.5
