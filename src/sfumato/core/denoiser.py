@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast, overload, runtime_checkable
 
@@ -100,6 +100,8 @@ class Preconditioned(nn.Module):
     A network is called as `net(x, c_noise, **cond)` with c_noise float32[B], or [1] when all rows share it. It
     declares `cond`, its condition keys with their null values. If it has `embed(c_noise) -> emb` and
     `trunk(x, emb, **cond)` with forward = trunk(x, embed(c_noise)), `prepare` computes all embeddings of a run at once.
+    If it also has `condition(**cond) -> dict`, the trunk takes that instead of cond, and a run computes it once.
+    `hooks` reach into a network that takes them (`sfumato.nets.hooks`).
 
     Raises `InputError` for condition keys that the network does not take.
     """
@@ -118,12 +120,12 @@ class Preconditioned(nn.Module):
         """The network's condition keys with their null values."""
         return cast("Mapping[str, Any]", getattr(self.net, "cond", {}))
 
-    def forward(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+    def forward(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> Tensor:
         """Return E[x_0 | x_t = x, cond]."""
-        out, alpha, sigma = self.output(x, t, **cond)
+        out, alpha, sigma = self.output(x, t, hooks, **cond)
         return self.prediction.to_x0(out, x, alpha, sigma)
 
-    def output(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Any, Any]:
+    def output(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> tuple[Tensor, Any, Any]:
         """Return the network's own output, with alpha and sigma shaped for x: what an objective compares."""
         check_cond(self.cond, cond)
         alpha, sigma = self.schedule(t)
@@ -131,7 +133,7 @@ class Preconditioned(nn.Module):
         label = _label(c_noise, x)
         if isinstance(t, Tensor):
             alpha, sigma, c_in = (per_row(v, x) for v in (alpha, sigma, c_in))
-        return _call(self.net, net_dtype(self.net), x, c_in, label, cond), alpha, sigma
+        return _call(self.net, net_dtype(self.net), x, c_in, label, cond, hooks), alpha, sigma
 
     def prepare(self, times: Sequence[float]) -> Denoiser:
         """Return this denoiser with all that depends on t alone computed once, for the `times` of one run."""
@@ -154,29 +156,56 @@ class _Prepared:
         c_in, c_noise = denoiser.scaling(moments, alpha, sigma)
         net = cast(Any, denoiser.net)
         self._dtype, self._trunk, self._to_x0 = net_dtype(net), net.trunk, denoiser.prediction.to_x0
+        self._condition: Callable[..., dict[str, Any]] | None = getattr(net, "condition", None)
+        self.memo: Memo = {}
         parameter = next(denoiser.net.parameters(), None)
         labels = c_noise.to(device=getattr(parameter, "device", "cpu"), dtype=torch.float32)
         factors = c_in.tolist() if isinstance(c_in, Tensor) else [c_in] * len(times)
         rows = zip(alpha.tolist(), sigma.tolist(), factors, net.embed(labels).split(1), strict=True)
         self._rows = dict(zip(times, rows, strict=True))
 
-    def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
-        out, alpha, sigma = self.output(x, t, **cond)
+    def __call__(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> Tensor:
+        out, alpha, sigma = self.output(x, t, hooks, **cond)
         return self._to_x0(out, x, alpha, sigma)
 
-    def output(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Any, Any]:
+    def output(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> tuple[Tensor, Any, Any]:
         known = None if isinstance(t, Tensor) else self._rows.get(t)
         if known is None:
-            return self.denoiser.output(x, t, **cond)
+            return self.denoiser.output(x, t, hooks, **cond)
         check_cond(self.cond, cond)
         alpha, sigma, c_in, row = known
-        return _call(self._trunk, self._dtype, x, c_in, row, cond), alpha, sigma
+        condition = self._condition
+        given: Mapping[str, Any] = cond
+        if condition is not None:
+            given = remembered(self, "condition", cond, lambda: condition(**cond))
+        return _call(self._trunk, self._dtype, x, c_in, row, given, hooks), alpha, sigma
 
 
-def _call(function: Any, dtype: torch.dtype, x: Tensor, c_in: Any, label: Tensor, cond: Mapping[str, Any]) -> Tensor:
+Memo = dict[str, tuple[Any, Any, Any]]
+
+
+def remembered(denoiser: Any, name: str, of: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+    """Return make(), computed once while a prepared `denoiser` is asked about the very same tensors `of`, unchanged.
+
+    A denoiser prepared for a run has a `memo`, which goes with it; another one remembers nothing.
+    """
+    memo = cast("Memo | None", getattr(denoiser, "memo", None))
+    if memo is None or torch.is_grad_enabled():
+        return make()
+    stamp = [(k, id(v), v._version if isinstance(v, Tensor) and not v.is_inference() else 0) for k, v in of.items()]
+    known = memo.get(name)
+    if known is None or known[0] != stamp:
+        known = memo[name] = (stamp, dict(of), make())  # holds the tensors, so that their ids stay theirs
+    return known[2]
+
+
+def _call(
+    function: Any, dtype: torch.dtype, x: Tensor, c_in: Any, label: Tensor, cond: Mapping[str, Any], hooks: Any
+) -> Tensor:
     """Return function(c_in x, label, **cond) in the dtype of x: the one cast to the network's and back."""
     inside = x if isinstance(c_in, float) and c_in == 1.0 else x * c_in
-    return cast(Tensor, function(inside.to(dtype), label, **cond)).to(x.dtype)
+    more = {} if hooks is None else {"hooks": hooks}
+    return cast(Tensor, function(inside.to(dtype), label, **cond, **more)).to(x.dtype)
 
 
 def prepare(denoiser: Denoiser, times: Sequence[float]) -> Denoiser:

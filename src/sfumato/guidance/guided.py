@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Schedule, per_row, prepare
+from ..core.denoiser import remembered
 
 
 class Guided(Denoiser, Protocol):
@@ -79,10 +80,21 @@ def with_null(
 ) -> tuple[Tensor, Tensor]:
     """Return (conditional, null) in one batched evaluation; `null` overrides the denoiser's own null values."""
     nulls = {**denoiser.cond, **(null or {})}
-    both = {key: torch.cat([value, _filled(nulls.get(key), value)]) for key, value in cond.items()}
+
+    def doubled() -> dict[str, Tensor]:
+        return {key: torch.cat([value, _filled(nulls.get(key), value)]) for key, value in cond.items()}
+
+    given = {**cond, **{f"null {key}": nulls.get(key) for key in cond}}
+    both = remembered(denoiser, "doubled", given, doubled)
     time = torch.cat([t, t]) if isinstance(t, Tensor) else t
-    conditional, nothing = denoiser(torch.cat([x, x]), time, **both).chunk(2)
+    conditional, nothing = playing(denoiser, ("cond", "null"))(torch.cat([x, x]), time, **both).chunk(2)
     return conditional, nothing
+
+
+def playing(denoiser: Denoiser, roles: tuple[str, ...]) -> Denoiser:
+    """Return `denoiser` told the roles of equal parts of its batch, where hooks listen to it."""
+    method = getattr(denoiser, "playing", None)
+    return denoiser if method is None else cast(Denoiser, method(roles))
 
 
 def check_null(denoiser: Denoiser, null: Mapping[str, Any] | None) -> None:

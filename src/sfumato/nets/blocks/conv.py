@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...core.config import register
 from ...core.errors import InputError
+from .attend import attend
 
 ALMOST_ZERO = 1e-10
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -78,21 +79,6 @@ class GroupNorm(nn.GroupNorm):
         if input.dtype == torch.float32:
             weight, bias = weight.float(), bias.float()
         return F.group_norm(input, self.num_groups, weight, bias, self.eps)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v for q, k, v [B, heads, N, d], by the fastest kernel for the shape.
-
-    That is the fused one, except for training in bf16 on a CPU, where its backward pass is far slower than in float32:
-    heads below 32 then go through float32, wider ones through plain products while the N x N matrix is small.
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        if q.shape[-1] < 32:
-            with torch.autocast("cpu", enabled=False):
-                return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-        if q.shape[-2] <= 1024:
-            return torch.softmax((q * q.shape[-1] ** -0.5) @ k.mT, dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class TimeInjection(ABC):
