@@ -4,8 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.core import InputError, LearnedVariance, Noise, Preconditioned, VPLinear, grids, sample, steps
+from sfumato.core import (
+    VE,
+    InputError,
+    LearnedVariance,
+    Noise,
+    Preconditioned,
+    VPLinear,
+    ZeroTerminalSNR,
+    grids,
+    posterior,
+    sample,
+    steps,
+)
+from sfumato.guidance import ClassifierFree
 from sfumato.solvers import DDIM, DDPM, DDPMLearned
+from sfumato.testing import Gaussian
+from sfumato.testing.learned import exact_chain
 from sfumato.testing.table import PLANE
 
 
@@ -64,3 +79,61 @@ def test_other_solvers_read_the_mean_alone():
 def test_a_network_that_says_no_variance_is_refused():
     with pytest.raises(InputError, match=r"LearnedVariance.*use DDPM"):
         sample(PLANE.denoiser(VPLinear()), (2, 2), solver=DDPMLearned(), grid=GRID, seeds=range(2))
+
+
+class Same(Noise):
+    """Noise that is `value` everywhere."""
+
+    def __init__(self, value):
+        super().__init__(range(2))
+        self.value = value
+
+    def increment(self, x, t, s, *key):
+        return torch.full_like(x, self.value)
+
+
+@pytest.mark.parametrize(
+    "schedule", [VPLinear(), VE(), ZeroTerminalSNR(base=VPLinear())], ids=lambda v: type(v).__name__
+)
+def test_under_guidance_the_mean_is_guided_and_the_variance_the_networks(schedule):
+    """Two classes of one variance: guidance by w makes a Gaussian about m_0 + w (m_1 - m_0), of the same variance; with
+    the exact one, three steps have its moments."""
+    means, variance, w = torch.tensor([[-0.3], [0.5]], dtype=torch.float64), 0.4, 2.5
+    guided = Gaussian([float(means[0] + w * (means[1] - means[0]))], variance)
+    grid = grids.uniform(schedule, 3, end=0.2)
+    denoiser = ClassifierFree(denoiser=exact_chain(means, variance, schedule, grid), scale=w)
+    start, end = (guided.marginal(schedule, float(t)) for t in grid[[0, -1]])
+    mean, found = float(start.mean), float(start.covariance)
+    for k in steps(schedule, grid):
+        x, cond = torch.tensor([[mean], [mean + 1]], dtype=torch.float64), {"y": torch.tensor([1, 1])}
+        still, moved = (DDPMLearned().step(denoiser, x.clone(), k, None, Same(z), cond)[0] for z in (0.0, 1.0))
+        mean, slope, std = float(still[0]), float(still[1] - still[0]), float((moved - still)[0])
+        found = slope**2 * found + std**2
+    assert mean == pytest.approx(float(end.mean), abs=1e-10)
+    assert found == pytest.approx(float(end.covariance), rel=1e-10)
+
+
+class Asked(Says):
+    """Keeps the classes that it is asked about, and says v = 0.2 for class 1, 0.9 for the null."""
+
+    def __init__(self):
+        super().__init__(0.0)
+        self.cond, self.asked = {"y": 0}, []
+
+    def trunk(self, x, emb, y):
+        self.asked.append(y.tolist())
+        self.share = torch.where(y == 1, 0.2, 0.9).double()[:, None]
+        return super().trunk(x, emb)
+
+    def forward(self, x, c_noise, y):
+        return self.trunk(x, self.embed(c_noise), y)
+
+
+def test_the_variance_is_that_of_the_given_class_at_one_more_evaluation():
+    network = Preconditioned(Asked(), VPLinear(), LearnedVariance())
+    k, x = steps(VPLinear(), GRID)[2], torch.zeros(1, 2, dtype=torch.float64)
+    cond, guided = {"y": torch.tensor([1])}, ClassifierFree(denoiser=network, scale=2.0)
+    still, moved = (DDPMLearned().step(guided, x.clone(), k, None, Same(z), cond)[0] for z in (0.0, 1.0))
+    assert network.net.asked == 2 * [[1], [1, 0]]
+    q = posterior(k.alpha_t, k.sigma_t, k.alpha_s, k.sigma_s)
+    torch.testing.assert_close((moved - still) ** 2, torch.full_like(x, q.beta**0.2 * q.tilde**0.8))

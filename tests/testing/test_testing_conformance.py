@@ -8,7 +8,7 @@ import torch
 from sfumato import testing
 from sfumato.core import InputError, Schedule, register
 from sfumato.core.config import REGISTRY
-from sfumato.solvers import DDPMLearned, Heun
+from sfumato.solvers import Heun
 from sfumato.solvers.unipc import BH1, BH2
 from sfumato.testing import table
 from sfumato.testing.report import Case, run
@@ -27,8 +27,7 @@ def kinds_of(room):
 def test_everything_registered_has_its_row():
     rows = [*table.SCHEDULES.values(), *table.PREDICTIONS.values(), *table.SCALINGS.values(), *table.SOLVERS.values()]
     asked = kinds_of("core.schedules") | kinds_of("core.predictions") | kinds_of("core.denoiser") | kinds_of("solvers")
-    own = {DDPMLearned}  # it asks a network for variances, which exact denoisers do not have: tests/solvers
-    assert asked - own - {type(table.CHURN), BH1, BH2} == {type(row) for row in rows}
+    assert asked - {type(table.CHURN), BH1, BH2} == {type(row) for row in rows}
 
 
 def test_every_guidance_has_its_row():

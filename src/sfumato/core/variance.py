@@ -76,8 +76,8 @@ def learned(
     prediction = getattr(denoiser, "prediction", None)
     if not isinstance(prediction, LearnedVariance):
         raise InputError(
-            f"a learned variance needs a network whose prediction is LearnedVariance, and no guidance around it: "
-            f"{type(denoiser).__name__} says none; use DDPM(), or a fixed variance"
+            f"a learned variance needs a network whose prediction is LearnedVariance; "
+            f"{type(denoiser).__name__} says none: use DDPM(), or a fixed variance"
         )
     out, alpha, sigma = denoiser.output(x, t, **cond)
     return out, prediction, alpha, sigma

@@ -19,9 +19,10 @@ from ..core.variance import learned
 class DDPMLearned:
     """Draw x_s with the mean of `DDPM` and the variance exp(v ln beta + (1 - v) ln beta-tilde), v from the network.
 
-    beta and beta-tilde are those of the step at hand (eq. 19), so any strided grid rescales them by itself. Needs a
-    `Preconditioned` network whose prediction is `LearnedVariance`, without guidance around it; raises `InputError` for
-    another, before it is asked for anything.
+    beta and beta-tilde are those of the step at hand (eq. 19), so any strided grid rescales them by itself. Under
+    guidance, x0_hat is the guided one and v the network's own for the given conditions, as in ADM (arXiv 2105.05233,
+    algorithm 1), at one more evaluation of the network. Raises `InputError` for a network whose prediction is not
+    `LearnedVariance`, before it is asked for anything.
     """
 
     order = 1
@@ -39,9 +40,13 @@ class DDPMLearned:
         self, denoiser: Denoiser, x: Tensor, k: Step, state: None, noise: Noise, cond: Mapping[str, Any]
     ) -> tuple[Tensor, None]:
         """Return a draw of x_s."""
-        out, prediction, alpha, sigma = learned(denoiser, x, k.t, cond)
+        network = getattr(denoiser, "plain", denoiser)
+        own = {key: value for key, value in cond.items() if key in network.cond}  # a guidance may take others
+        out, prediction, alpha, sigma = learned(network, x, k.t, own)
         first, v = prediction.halves(out)
+        guided = network is not denoiser
+        x0 = denoiser(x, k.t, **cond) if guided else prediction.prediction.to_x0(first, x, alpha, sigma)
         q = posterior(k.alpha_t, k.sigma_t, k.alpha_s, k.sigma_s)
-        mean = q.kept * x + q.gain * prediction.prediction.to_x0(first, x, alpha, sigma)
+        mean = q.kept * x + q.gain * x0
         std = q.beta**0.5 * torch.exp((1 - v) * math.log(k.sigma_s / k.sigma_t))
         return mean + std.to(x.dtype) * noise.increment(x, k.t, k.s), None

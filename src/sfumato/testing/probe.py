@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Noise, Solver, sample
+from ..core import Denoiser, Noise, Solver, sample
 from ..core import Schedule as Schedule
 from .gaussian import Gaussian
 
@@ -42,14 +42,17 @@ class _Probe(Noise):
         return self.like(x, *key, "increment", f"{t!r} {s!r}")
 
 
-def moments(solver: Solver, schedule: Schedule, model: Gaussian, grid: Tensor) -> tuple[float, float]:
+def moments(
+    solver: Solver, schedule: Schedule, model: Gaussian, grid: Tensor, denoiser: Denoiser | None = None
+) -> tuple[float, float]:
     """Return the exact (mean, variance) at the end of a run on one-dimensional Gaussian data.
 
     The exact denoiser of a Gaussian is affine in x, so the end is affine in the start and in every draw:
     x = b + a x_start + sum_j c_j z_j. One run of a batch of unit vectors reads off a, b and the c_j. The start has the
-    exact moments of x_t. Draws under different keys count as independent, as `Noise` makes them.
+    exact moments of x_t. Draws under different keys count as independent, as `Noise` makes them. A `denoiser` given in
+    the place of the model's must be affine too.
     """
-    steps = len(grid) - 1
+    steps, asked = len(grid) - 1, model.denoiser(schedule) if denoiser is None else denoiser
     start = model.marginal(schedule, float(grid[0]))
     mean, std = float(start.mean), math.sqrt(float(start.covariance))
     rows = max(2, solver.nfe or 0) * steps + 2
@@ -58,7 +61,7 @@ def moments(solver: Solver, schedule: Schedule, model: Gaussian, grid: Tensor) -
         x[1] += std
         noise = _Probe(rows)
         try:
-            end = sample(model.denoiser(schedule), solver=solver, grid=grid, seeds=noise, x=x)[:, 0]
+            end = sample(asked, solver=solver, grid=grid, seeds=noise, x=x)[:, 0]
             break
         except _Full:
             rows *= 4

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..core import Schedule, Solver, Step, grids, sample
+from ..solvers import DDPMLearned
 from .exact import Model
 from .gaussian import Gaussian
 from .grids import uneven
+from .learned import exact_chain
 from .probe import moments
 from .report import Case
 from .table import DOT, LINE, PLANE, POINT
@@ -24,7 +26,9 @@ _POINTS = 48
 
 def convergence(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]:
     """Yield the convergence checks of a solver on a schedule."""
-    if getattr(solver, "distilled", False):
+    if isinstance(solver, DDPMLearned):
+        yield Case("solver: exact in three steps with the exact variance", name, lambda: _exact_chain(solver, schedule))
+    elif getattr(solver, "distilled", False):
         yield Case("solver: exact where the data are one point", name, lambda: _exact_for_a_point(solver, schedule))
     elif hasattr(solver, "rtol"):
         yield Case("solver: error falls with the tolerance, Gaussian", name, lambda: _met(solver, schedule, PLANE))
@@ -95,6 +99,16 @@ def _missed(solver: Solver, schedule: Schedule, model: Gaussian | Model, grid: T
     x = model.marginal(schedule, t).sample(_POINTS, 11, dtype=torch.float64)  # type: ignore[union-attr]
     end = sample(model.denoiser(schedule), solver=solver, grid=grid, seeds=range(_POINTS), x=x)
     return float((end - model.flow(schedule, x, t, s)).abs().mean())  # type: ignore[union-attr]
+
+
+def _exact_chain(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
+    """Return the larger error of mean and variance with a network that says the variance of each reverse step."""
+    worst, variance = 0.0, float(DOT.covariance)
+    for grid in (grids.uniform(schedule, 3, end=0.2), uneven(schedule, 4)):
+        mean, found = moments(solver, schedule, DOT, grid, exact_chain(DOT, variance, schedule, grid))
+        end = DOT.marginal(schedule, float(grid[-1]))
+        worst = max(worst, abs(mean - float(end.mean)), abs(found / float(end.covariance) - 1))
+    return worst, "<= 1e-10", worst <= 1e-10
 
 
 def _exact_for_a_point(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:

@@ -45,6 +45,7 @@ from ..solvers import (
     TCD,
     Ancestral,
     AnnealedLangevin,
+    DDPMLearned,
     DPMAdaptive,
     DPMpp2M,
     DPMpp2MHeunSDE,
@@ -116,6 +117,7 @@ CHURN = Churn(amount=20.0)
 SOLVERS: dict[str, Solver] = {
     "DDPM": DDPM(),
     "DDPM(variance=1)": DDPM(variance=1.0),
+    "DDPMLearned": DDPMLearned(),
     "DDIM": DDIM(),
     "DDIM(eta=0.5)": DDIM(eta=0.5),
     "DDIM(eta=1)": DDIM(eta=1.0),
