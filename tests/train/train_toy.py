@@ -21,10 +21,10 @@ from sfumato.train import Constant, Run, TrainConfig, Trainer, latest_checkpoint
 class Net(nn.Module):
     """A perceptron with dropout: its result depends on every random draw that training makes."""
 
-    def __init__(self, width: int = 16, dropout: float = 0.2) -> None:
+    def __init__(self, width: int = 16, dropout: float = 0.2, outputs: int = 2) -> None:
         super().__init__()
         self.cond: dict[str, Any] = {}
-        self.first, self.drop, self.last = nn.Linear(3, width), nn.Dropout(dropout), nn.Linear(width, 2)
+        self.first, self.drop, self.last = nn.Linear(3, width), nn.Dropout(dropout), nn.Linear(width, outputs)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         label = (c_noise / 1000).expand(len(x)).unsqueeze(-1)

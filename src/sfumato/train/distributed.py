@@ -40,6 +40,10 @@ class World:
         """Return the mean loss of the processes, and the signal that any of them was sent (0 for none)."""
         return float(loss), signal
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows [B, ...] of all processes, in the order of the batch; each has as many."""
+        return rows
+
     def tell(self, text: str) -> str:
         """Return the `text` of the first process."""
         return text

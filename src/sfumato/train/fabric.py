@@ -48,6 +48,10 @@ class FabricWorld(World):
         ).unbind(1)
         return float(losses.mean()), int(signals.max())
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows [B, ...] of all processes, in the order of the batch; each has as many."""
+        return self._fabric.all_gather(rows).flatten(0, 1)
+
     def tell(self, text: str) -> str:
         """Return the `text` of the first process."""
         return self._fabric.broadcast(text)

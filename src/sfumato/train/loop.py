@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Batch, Diverged, InputError, Noise, Preconditioned, fold
+from ..core import Batch, Diverged, Noise, Preconditioned, fold
 from ..data import Dataset, Loader
 from ..objectives import Objective, Remembering
 from . import checkpoint as disk
@@ -76,8 +76,6 @@ class Trainer:
         if config.compile:
             denoiser.net.compile()
         memory = objective.memory() if isinstance(objective, Remembering) else {}
-        if memory and self.world.size > 1:
-            raise InputError(f"{type(objective).__name__} remembers its losses, in one process only: leave it out")
         self.state = State(denoiser.net, config, self.world, memory)
         self._loss = objective.recalling(self.state.memory) if isinstance(objective, Remembering) else objective
         self.history: list[dict[str, Any]] = []
@@ -194,9 +192,9 @@ class Trainer:
                 (loss * tally.scale).backward()
             total += loss.detach()
             every.append(losses.detach())
-        if isinstance(self.objective, Remembering):  # once a step, so that micro-batches see the same memory
-            rows = Noise(range(first, first + self.rows * config.accumulation))
-            self.objective.record(self.state.memory, rows, torch.cat(every))
+        if isinstance(self.objective, Remembering):  # once a step, so that all micro-batches see the same memory
+            losses = world.gather(torch.cat(every))  # and all processes have the same
+            self.objective.record(self.state.memory, Noise(range(draw, draw + len(losses))), losses)
         return total
 
     def _roll_back(self, why: str) -> None:
