@@ -20,6 +20,21 @@ class Past(NamedTuple):
     s: float
 
 
+class EqualSteps:
+    """What PNDM and its kin declare: weights for equal steps, so of first order on other grids; no noise, a past."""
+
+    order = 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn: never."""
+        return False
+
+    def init(self, x: Tensor) -> tuple[Past, ...]:
+        """Return an empty past."""
+        return ()
+
+
 def recall(x: Tensor, x0: Tensor, k: Step) -> Past:
     """Return what the start of this step leaves to the next ones."""
     s = k.sigma_t / k.alpha_t if k.alpha_t > 0.0 else math.inf

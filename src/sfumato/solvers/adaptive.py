@@ -18,6 +18,23 @@ _SLOWEST, _FASTEST = 0.2, 5.0  # a step may shrink and grow so much at a time (i
 _MOST = 10_000  # trials in one step of the grid: far beyond what a tolerance above rounding takes
 
 
+class OwnSteps:
+    """What a solver with error control declares: steps of its own, the first of 0.05 in every row; no noise."""
+
+    @property
+    def nfe(self) -> None:
+        """Nothing: the steps are chosen on the way."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn: never."""
+        return False
+
+    def init(self, x: Tensor) -> Tensor:
+        """Return the first steps, float64[B]."""
+        return torch.full((len(x),), 0.05, dtype=torch.float64)
+
+
 def drive(
     trial: Trial, x: Tensor, way: tuple[float, float], h: Tensor, power: int, what: str, cond: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:

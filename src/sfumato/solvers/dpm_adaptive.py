@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Noise, Step, per_row, register, update
-from .adaptive import drive, rms
+from .adaptive import OwnSteps, drive, rms
 
 _FIRST = -10.0  # the lambda to which DDIM goes from alpha = 0: alpha^2, its error, is 2e-9
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class DPMAdaptive:
+class DPMAdaptive(OwnSteps):
     """DPM-Solver-12 (`order` 2) or -23 (3): the difference of two orders is held at max(atol, rtol |x|).
 
     Both are taken from the same evaluations, 2 or 3 for each step of lambda: y + (s' - s) eps_hat, DPM-Solver-2 with
@@ -37,19 +37,6 @@ class DPMAdaptive:
     def __post_init__(self) -> None:
         if not (self.order in (2, 3) and self.atol > 0.0 and self.rtol >= 0.0):
             raise InputError(f"{self} is not possible: it needs order 2 or 3, atol above 0 and rtol of at least 0")
-
-    @property
-    def nfe(self) -> None:
-        """Nothing: the steps are chosen on the way."""
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether noise is drawn: never."""
-        return False
-
-    def init(self, x: Tensor) -> Tensor:
-        """Return the first steps of lambda, one a row."""
-        return torch.full((len(x),), 0.05, dtype=torch.float64)
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: Tensor, noise: Noise, cond: Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Denoiser, Noise, Step, register
-from .adams import Past, advance, recall
+from .adams import EqualSteps, Past, advance, recall
 
 # Adams and Bashforth's weights of eps_1, eps_2, ... for equal steps, by the length of the past; eps_0 has the rest to 1
 SHARES = ((), (-1 / 2,), (-16 / 12, 5 / 12), (-59 / 24, 37 / 24, -9 / 24))
@@ -17,7 +17,7 @@ SHARES = ((), (-1 / 2,), (-16 / 12, 5 / 12), (-59 / 24, 37 / 24, -9 / 24))
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class IPNDM:
+class IPNDM(EqualSteps):
     """DDIM's step with eps_hat replaced by (55 eps_0 - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24.
 
     Before four are known, by (23, -16, 5) / 12, (3, -1) / 2 and eps_0 itself. The weights are those for equal steps,
@@ -25,17 +25,7 @@ class IPNDM:
     grid).
     """
 
-    order = 1
     nfe = 1
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether noise is drawn: never."""
-        return False
-
-    def init(self, x: Tensor) -> tuple[Past, ...]:
-        """Return an empty past."""
-        return ()
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: tuple[Past, ...], noise: Noise, cond: Mapping[str, Any]

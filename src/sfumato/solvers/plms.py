@@ -9,24 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Denoiser, Noise, Schedule, Step, register, update
-from .adams import Past, advance, recall
+from .adams import EqualSteps, Past, advance, recall
 from .heun import trapezoid
 from .ipndm import SHARES
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class PLMS:
+class PLMS(EqualSteps):
     """PNDM's multistep formula (see `IPNDM`) after a first step with the mean of eps_hat at its two ends.
 
     That first step is Heun's, so it takes two evaluations. It is the sampler that latent diffusion models were
     published with. Second order on equal steps of t, otherwise first.
     """
-
-    @property
-    def order(self) -> int:
-        """The order of convergence on any grid."""
-        return 1
 
     @property
     def nfe(self) -> None:
@@ -35,15 +30,6 @@ class PLMS:
     def evaluations(self, grid: Tensor, schedule: Schedule | None) -> int:
         """Return the evaluations of a run over a grid that ends above the data."""
         return len(grid) if len(grid) > 1 else 0
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether noise is drawn: never."""
-        return False
-
-    def init(self, x: Tensor) -> tuple[Past, ...]:
-        """Return an empty past."""
-        return ()
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: tuple[Past, ...], noise: Noise, cond: Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Denoiser, Noise, Schedule, Step, register, update
-from .adams import Past, advance, recall
+from .adams import EqualSteps, Past, advance, recall
 from .ipndm import SHARES
 
 _FAR = 0.1  # the s_s / s_t below which eps_hat is no guide: seen from x_t, its error is 1 / q times that of x0_hat
@@ -17,18 +17,13 @@ _FAR = 0.1  # the s_s / s_t below which eps_hat is no guide: seen from x_t, its 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class PNDM:
+class PNDM(EqualSteps):
     """PNDM's multistep formula (see `IPNDM`) after three steps of the classical Runge-Kutta rule on eps_hat.
 
     Such a step averages (eps_1 + 2 eps_2 + 2 eps_3 + eps_4) / 6, found at t, twice at (t + s) / 2 and at s by DDIM
     steps from x_t (eq. 13). It takes four evaluations. Where s falls more than tenfold, as from alpha = 0, x0_hat is
     averaged instead. Second order on equal steps of t, otherwise first.
     """
-
-    @property
-    def order(self) -> int:
-        """The order of convergence on any grid."""
-        return 1
 
     @property
     def nfe(self) -> None:
@@ -38,15 +33,6 @@ class PNDM:
         """Return the evaluations of a run over a grid that ends above the data."""
         n = len(grid) - 1
         return n + 3 * min(n, 3)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether noise is drawn: never."""
-        return False
-
-    def init(self, x: Tensor) -> tuple[Past, ...]:
-        """Return an empty past."""
-        return ()
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: tuple[Past, ...], noise: Noise, cond: Mapping[str, Any]

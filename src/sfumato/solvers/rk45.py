@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Noise, Schedule, Step, per_row, register
-from .adaptive import drive, rms
+from .adaptive import OwnSteps, drive, rms
 
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
@@ -27,7 +27,7 @@ _FOURTH = (5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 21
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class RK45:
+class RK45(OwnSteps):
     """The probability-flow ODE by steps that hold the error at `atol` + `rtol` |z|, of orders 5 and 4.
 
     Solved as dz / dtheta = v = cos(theta) eps_hat - sin(theta) x0_hat, z = x / sqrt(alpha^2 + sigma^2), theta =
@@ -48,19 +48,6 @@ class RK45:
     def __post_init__(self) -> None:
         if not (self.atol > 0.0 and self.rtol >= 0.0):
             raise InputError(f"RK45 needs atol above 0 and rtol of at least 0, got {self.atol} and {self.rtol}")
-
-    @property
-    def nfe(self) -> None:
-        """Nothing: the steps are chosen on the way."""
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether noise is drawn: never."""
-        return False
-
-    def init(self, x: Tensor) -> Tensor:
-        """Return the first steps of theta, one a row."""
-        return torch.full((len(x),), 0.05, dtype=torch.float64)
 
     def step(
         self, denoiser: Denoiser, x: Tensor, k: Step, state: Tensor, noise: Noise, cond: Mapping[str, Any]
