@@ -87,6 +87,9 @@ if TYPE_CHECKING:
         Flow as Flow,
     )
     from .core import (
+        FlowTime as FlowTime,
+    )
+    from .core import (
         InputError as InputError,
     )
     from .core import (
@@ -211,6 +214,7 @@ _CORE = (
     "Diverged",
     "Eps",
     "Flow",
+    "FlowTime",
     "InputError",
     "Karras",
     "Noise",

@@ -39,10 +39,10 @@ class Frame:
 class Conditioner(Protocol):
     """prompts -> condition tensors, one row a prompt; a prompt of None is "no prompt", the null of guidance."""
 
-    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, negative: bool = False) -> Encoded:
-        """Return the conditions of `prompts`; `negative` where they are what to avoid.
+    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, avoid: int = 0) -> Encoded:
+        """Return the conditions of `prompts`, of which the last `avoid` are those to avoid (the nulls of guidance).
 
-        All rows of a call, and those of the prompts to avoid, must be usable in one batch: `matched` pads them.
+        All rows of a call can stand in one batch: texts are padded to the same number of tokens.
         Raises `InputError` for a prompt that this model cannot read.
         """
         ...

@@ -69,6 +69,22 @@ class Plain:
 
 @register
 @dataclass(frozen=True, kw_only=True)
+class FlowTime:
+    """c_in = 1, c_noise = scale sigma + shift: the label of rectified flows, whose own time is the noise level.
+
+    Default 1000 sigma, SD3's (arXiv 2403.03206 and its code); a flow that counts from noise to data has 1 - sigma.
+    """
+
+    scale: float = 1000.0
+    shift: float = 0.0
+
+    def __call__(self, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+        """Return (c_in, c_noise)."""
+        return 1.0, self.scale * sigma + self.shift
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
 class EDM:
     """c_in = 1 / sqrt(sigma^2 + alpha^2 sd^2), c_noise = ln(sigma / alpha) / 4 (arXiv 2206.00364, table 1).
 
