@@ -91,6 +91,20 @@ def test_outside_of_an_interval_the_plain_denoiser_is_not_told_the_class():
     assert torch.equal(never(x, 0.5, y=Y), EVERYONE.denoiser(VPLinear())(x, 0.5))
 
 
+def test_towards_alpha_0_the_shift_tends_to_what_the_class_says_alone():
+    """E[x_0 | y] - E[x_0], with an error of the size of alpha: a run from t = 0.999 starts with that. At alpha = 0
+    itself the gradient is 0 and its weight infinite, and the shift cannot be read off them."""
+    schedule, x = Rectified(), torch.randn(8, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    of_class, of_all = (model.denoiser(schedule) for model in (CLASSES, EVERYONE))
+    limit = of_class(x, 1.0, y=Y) - of_all(x, 1.0)
+    errors = []
+    for alpha in (1e-2, 1e-3):
+        shift = guided(schedule)(x, 1 - alpha, y=Y) - of_all(x, 1 - alpha)
+        errors.append(float((shift - limit).abs().max()))
+    assert errors[1] < 0.01
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.1)
+
+
 def test_refusals():
     x = CLASSES.sample(8, 1)
     with pytest.raises(InputError, match="give the condition 'y'"):
