@@ -8,7 +8,6 @@ from typing import Any
 
 from ..core import InputError, Schedule
 from ..inverse import Measured
-from ..solvers import DDPMLearned
 from .config_checks import (
     config_laws,
     options,
@@ -66,8 +65,7 @@ def _cases(name: str, part: Any, pairs: bool = True) -> Iterator[Case]:
     elif hasattr(part, "step") and hasattr(part, "nfe"):
         for other, schedule in SCHEDULES.items():
             yield from convergence(f"{name} on {other}", part, schedule)
-        # without a network that says a variance, as the other laws have none, it refuses
-        for other, schedule in ({} if isinstance(part, DDPMLearned) else _FAMILIES).items():
+        for other, schedule in _FAMILIES.items():
             yield from run_laws(f"{name} on {other}", part, schedule)
             yield from drawn(f"{name} on {other}", part, schedule)
         yield from _config(name, part, solver_effect(SCHEDULES["VPLinear"]))

@@ -85,11 +85,22 @@ class Counted:
         """The condition keys of the counted denoiser."""
         return self.denoiser.cond
 
+    @property
+    def prediction(self) -> Prediction | None:
+        """The prediction of the counted denoiser, where it is a network's."""
+        return getattr(self.denoiser, "prediction", None)
+
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         """Count, and return the denoiser's answer."""
         self.calls += 1
         self.rows += len(x)
         return self.denoiser(x, t, **cond)
+
+    def output(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Any, Any]:
+        """Count, and return the output of the denoiser's network, with alpha and sigma."""
+        self.calls += 1
+        self.rows += len(x)
+        return cast(Any, self.denoiser).output(x, t, **cond)
 
 
 class _ExactOutput(nn.Module):
@@ -112,7 +123,8 @@ class _ExactOutput(nn.Module):
         flat = x.double().reshape(len(x), -1)
         x0 = self.model.posterior_mean(flat, alpha, sigma, cond)
         eps = (flat - alpha * x0) / sigma
-        return self.prediction.target(x0, eps, alpha, sigma).reshape(x.shape)
+        out = self.prediction.target(x0, eps, alpha, sigma)
+        return out.reshape(len(x), -1, *x.shape[2:])  # a learned variance has twice the channels
 
     def forward(self, x: Tensor, c_noise: Tensor, **cond: Any) -> Tensor:
         """Return the exact output."""

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core import X0, Denoiser, LearnedVariance, Plain, Preconditioned, Schedule, per_row, posterior, steps
+from ..core import X0, Denoiser, LearnedVariance, Plain, Preconditioned, Schedule, Solver, per_row, posterior, steps
+from ..solvers import DDPMLearned
+from .exact import Model, exact_network
 from .gaussian import Gaussian
 
 
@@ -40,6 +42,15 @@ class _Says(nn.Module):
         q = posterior(k.alpha_t, k.sigma_t, k.alpha_s, k.sigma_s)
         exact = q.tilde + q.gain**2 * self.variance * k.sigma_t**2 / total
         return k.alpha_t * self.variance / total, k.alpha_t, math.log(exact / q.tilde) / math.log(q.beta / q.tilde)
+
+
+def fitting(solver: Solver, model: Model, schedule: Schedule) -> Denoiser:
+    """Return the exact denoiser that `solver` can run: for `DDPMLearned` a network that says v = 1/2, which is as right
+    in the limit of small steps as any other v.
+    """
+    if isinstance(solver, DDPMLearned):
+        return exact_network(model, schedule, LearnedVariance(prediction=X0()))
+    return model.denoiser(schedule)
 
 
 def exact_chain(model: Gaussian | Tensor, variance: float, schedule: Schedule, grid: Tensor) -> Denoiser:

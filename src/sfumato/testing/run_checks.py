@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core import Denoiser, Noise, Schedule, Solver, evaluations, grids, sample, steps
 from .exact import Counted
 from .grids import uniform
+from .learned import fitting
 from .probe import moments
 from .report import Case, title_of
 from .table import CLASSES, DOT, PICTURES, POINT
@@ -26,8 +27,10 @@ def run_laws(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]:
 def _one_step(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     """One step from t = 1 to 0 is E[x0 | x1]."""
     x = CLASSES.sample(5, 1, dtype=torch.float64) * 1.5
-    end = sample(CLASSES.denoiser(schedule), solver=solver, grid=grids.uniform(schedule, 1), seeds=range(5), x=x)
-    worst = float((end - CLASSES.denoiser(schedule)(x, 1.0)).abs().max())
+    end = sample(
+        fitting(solver, CLASSES, schedule), solver=solver, grid=grids.uniform(schedule, 1), seeds=range(5), x=x
+    )
+    worst = float((end - fitting(solver, CLASSES, schedule)(x, 1.0)).abs().max())
     return worst, "0", worst == 0
 
 
@@ -36,7 +39,7 @@ def _one_step_inside(solver: Solver, schedule: Schedule) -> tuple[object, str, b
     lam = schedule.lam(0.5)
     grid = torch.tensor([0.5, schedule.inverse(lam + 1e-3)], dtype=torch.float64)
     model = POINT if getattr(solver, "distilled", False) else DOT
-    mean, variance = moments(solver, schedule, model, grid)
+    mean, variance = moments(solver, schedule, model, grid, fitting(solver, model, schedule))
     end = model.marginal(schedule, float(grid[1]))
     worst = max(abs(mean - float(end.mean)), abs(variance - float(end.covariance))) / float(end.covariance)
     return worst, "<= 0.1", worst <= 0.1
@@ -44,7 +47,7 @@ def _one_step_inside(solver: Solver, schedule: Schedule) -> tuple[object, str, b
 
 def _rows_apart(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     """A row is bit-identical alone, permuted and in a batch, also where B = H = W."""
-    denoiser, grid = PICTURES.denoiser(schedule), uniform(solver, schedule, 4)
+    denoiser, grid = fitting(solver, PICTURES, schedule), uniform(solver, schedule, 4)
     y = torch.tensor([2, 0, 3, 1])
     differing = 0
     for dtype in (torch.float32, torch.float64):
@@ -78,7 +81,7 @@ def _runs_apart(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     for model, n, seed in ((CLASSES, 7, 1), (PICTURES, 5, 2)):
         grid = grids.uniform(schedule, n, start=start, end=0.05 + 0.05 * seed)
         x = model.sample(3, seed, dtype=torch.float64)
-        runs.append((solver, model.denoiser(schedule), x, grid, Noise(range(seed, seed + 3)), {}))
+        runs.append((solver, fitting(solver, model, schedule), x, grid, Noise(range(seed, seed + 3)), {}))
     alone = [sample(r[1], solver=solver, grid=r[3], seeds=r[4], x=r[2]) for r in runs]
     turns = [_hand(r[0], r[1], r[2].clone(), r[3], r[4], r[5]) for r in runs]
     ends: list[Tensor] = [r[2] for r in runs]
@@ -94,7 +97,7 @@ def _counted(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     """Evaluations are as declared."""
     counts = []
     for n, end in ((1, 0.0), (2, 0.0), (7, 0.0), (3, 0.2)):
-        counted, grid = Counted(CLASSES.denoiser(schedule)), grids.uniform(schedule, n, end=end)
+        counted, grid = Counted(fitting(solver, CLASSES, schedule)), grids.uniform(schedule, n, end=end)
         sample(counted, (2, 2), solver=solver, grid=grid, seeds=(0, 1))
         counts.append((counted.calls, evaluations(solver, grid, schedule)))
     # None: the solver chooses its own steps
@@ -108,7 +111,7 @@ def _conditions(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     for y in (0, 1):
         ends = [
             sample(
-                model.denoiser(schedule),
+                fitting(solver, model, schedule),
                 shape,
                 solver=solver,
                 grid=grid,
@@ -127,7 +130,7 @@ def _start_kept(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     x = CLASSES.sample(4, 1)
     before = x.clone()
     ends = [
-        sample(CLASSES.denoiser(schedule), solver=solver, grid=grids.uniform(schedule, 5), seeds=range(4), x=x)
+        sample(fitting(solver, CLASSES, schedule), solver=solver, grid=grids.uniform(schedule, 5), seeds=range(4), x=x)
         for _ in range(2)
     ]
     differing = int((ends[0] != ends[1]).sum()) + int((x != before).sum())
@@ -138,7 +141,7 @@ def _draws(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     """Other seeds from the same start matter exactly when noise is declared."""
     x, grid = CLASSES.sample(4, 1), grids.uniform(schedule, 5)
     ends = [
-        sample(CLASSES.denoiser(schedule), solver=solver, grid=grid, seeds=seeds, x=x)
+        sample(fitting(solver, CLASSES, schedule), solver=solver, grid=grid, seeds=seeds, x=x)
         for seeds in (range(4), range(9, 13))
     ]
     differ = bool((ends[0] != ends[1]).any(1).all()) if solver.stochastic else bool((ends[0] != ends[1]).any())

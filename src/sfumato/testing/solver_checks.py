@@ -16,7 +16,7 @@ from ..solvers import DDPMLearned
 from .exact import Model
 from .gaussian import Gaussian
 from .grids import uneven
-from .learned import exact_chain
+from .learned import exact_chain, fitting
 from .probe import moments
 from .report import Case
 from .table import DOT, LINE, PLANE, POINT
@@ -28,7 +28,7 @@ def convergence(name: str, solver: Solver, schedule: Schedule) -> Iterator[Case]
     """Yield the convergence checks of a solver on a schedule."""
     if isinstance(solver, DDPMLearned):
         yield Case("solver: exact in three steps with the exact variance", name, lambda: _exact_chain(solver, schedule))
-    elif getattr(solver, "distilled", False):
+    if getattr(solver, "distilled", False):
         yield Case("solver: exact where the data are one point", name, lambda: _exact_for_a_point(solver, schedule))
     elif hasattr(solver, "rtol"):
         yield Case("solver: error falls with the tolerance, Gaussian", name, lambda: _met(solver, schedule, PLANE))
@@ -128,7 +128,7 @@ def _to_the_end(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
 
 def _bias(solver: Solver, schedule: Schedule, grid: Tensor) -> tuple[float, float]:
     """Return the errors of mean (in standard deviations) and variance (relative) at the end of a run."""
-    mean, variance = moments(solver, schedule, DOT, grid)
+    mean, variance = moments(solver, schedule, DOT, grid, fitting(solver, DOT, schedule))
     end = DOT.marginal(schedule, float(grid[-1]))
     true_mean, true_variance = float(end.mean), float(end.covariance)
     return (mean - true_mean) / math.sqrt(true_variance), variance / true_variance - 1
@@ -154,9 +154,9 @@ def _moments_to_the_end(solver: Solver, schedule: Schedule) -> tuple[object, str
 
 def _drawn(solver: Solver, schedule: Schedule) -> tuple[object, str, bool]:
     n, grid = 4000, uneven(schedule, 20)
-    mean, variance = moments(solver, schedule, DOT, grid)
+    mean, variance = moments(solver, schedule, DOT, grid, fitting(solver, DOT, schedule))
     x = DOT.marginal(schedule, float(grid[0])).sample(n, 3, dtype=torch.float64)
-    end = sample(DOT.denoiser(schedule), solver=solver, grid=grid, seeds=range(n), x=x)
+    end = sample(fitting(solver, DOT, schedule), solver=solver, grid=grid, seeds=range(n), x=x)
     of_mean = abs(float(end.mean()) - mean) / math.sqrt(variance / n)
     of_variance = abs(float(end.var()) / variance - 1) / math.sqrt(2 / n)
     worst = max(of_mean, of_variance)
