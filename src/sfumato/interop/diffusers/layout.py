@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...core.errors import InputError
-from ..links import Link
+from ..links import Link, Rules, renamed
 
 _QUIET = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")
 
@@ -22,6 +22,7 @@ class Layout:
     - `read(fields) -> our configuration`; `write(our configuration) -> fields`.
     - `links(net) -> links` from the names of `net`'s tensors to theirs. `net` may be on the meta device.
     - `ignored(name) -> bool`: tensors of theirs that carry nothing (buffers that are recomputed, dead weights).
+    - `older`: rules that turn the names of tensors in older files into those of today.
     """
 
     kind: str
@@ -30,6 +31,11 @@ class Layout:
     links: Callable[[nn.Module], list[Link]]
     aliases: tuple[str, ...] = ()
     ignored: Callable[[str], bool] = lambda name: False
+    older: Rules = ()
+
+    def today(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a file's tensors under the names of today."""
+        return {renamed(name, self.older): tensor for name, tensor in tensors.items()}
 
     def config(self, data: Mapping[str, Any]) -> Any:
         """Return our configuration of a `config.json` of theirs; `InputError` for what it asks and we do not know."""

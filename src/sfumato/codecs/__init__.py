@@ -1,0 +1,9 @@
+"""Codecs: what stands between pixels and what is diffused.
+
+`encode(pixels, noise)` gives the latents that a denoiser sees, `decode(latents)` gives pixels back.
+"""
+
+from .codec import Codec, Identity, IdentityConfig
+from .kl import AutoencoderKL, AutoencoderKLConfig
+
+__all__ = ["AutoencoderKL", "AutoencoderKLConfig", "Codec", "Identity", "IdentityConfig"]
