@@ -43,7 +43,7 @@ def pair():
 def renamed(net):
     """Return the weights of our DiT under diffusers' names: its embedders are copied into every block."""
     k = net.config
-    modules = {"proj_out_1": net.modulation, "proj_out_2": net.out}
+    modules = {"proj_out_1": net.norm_out.modulation, "proj_out_2": net.out}
     weights = {
         "pos_embed.proj.weight": net.patches.weight.view(k.width, k.channels, k.patch, k.patch),
         "pos_embed.proj.bias": net.patches.bias,

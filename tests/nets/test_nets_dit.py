@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 import sfumato as sf
 from sfumato.core import InputError, from_config, to_config
-from sfumato.nets.blocks.embedding import Sinusoidal
+from sfumato.nets.blocks.embedding import Sinusoidal, sincos_2d
 from sfumato.nets.blocks.kernels import PackedLinear, gated_add, inference, linear_gelu, packed
 from sfumato.nets.blocks.transformer import patchify, unpatchify
-from sfumato.nets.dit import DiT, DiTConfig, dit_b, dit_l, dit_s, dit_xl
+from sfumato.nets.dit import AdaLN, AdaLNZero, CrossAttention, DiT, DiTConfig, InContext, dit_b, dit_l, dit_s, dit_xl
+from sfumato.pipeline.folder import empty
 
 TINY = DiTConfig(size=8, channels=3, out_channels=6, patch=2, width=32, layers=3, heads=4, num_classes=10)
 
@@ -50,7 +51,7 @@ def peer(net):
         norm_eps=1e-6,
     ).eval()
     modules = {
-        "proj_out_1": net.modulation,
+        "proj_out_1": net.norm_out.modulation,
         "proj_out_2": net.out,
     }
     weights = {
@@ -110,7 +111,7 @@ def written_out(net, x, c, y):
 
     n = k.size // k.patch
     weight = net.patches.weight.view(k.width, k.channels, k.patch, k.patch)
-    h = F.conv2d(x, weight, net.patches.bias, stride=k.patch).flatten(2).transpose(1, 2) + net.positions
+    h = F.conv2d(x, weight, net.patches.bias, stride=k.patch).flatten(2).transpose(1, 2) + sincos_2d(k.width, n, n)
     for block in net.blocks:
         b1, s1, g1, b2, s2, g2 = affine(block.modulation, cond).chunk(6, 1)
         q, key, v = affine(block.attention.qkv, norm(h, b1, s1)).chunk(3, -1)
@@ -123,7 +124,7 @@ def written_out(net, x, c, y):
         u = affine(block.mlp.fc1, norm(h, b2, s2))
         u = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
         h = h + g2[:, None] * affine(block.mlp.fc2, u)
-    shift, scale = affine(net.modulation, cond).chunk(2, 1)
+    shift, scale = affine(net.norm_out.modulation, cond).chunk(2, 1)
     tokens = affine(net.out, norm(h, shift, scale))
     image = torch.zeros(len(x), k.out_channels, k.size, k.size, dtype=x.dtype)
     for i in range(n):
@@ -250,7 +251,7 @@ def test_a_row_does_not_depend_on_its_neighbours(grad):
         whole = net(x, c, y=y)
         for i in range(5):
             assert (net(x[i : i + 1], c[i : i + 1], y=y[i : i + 1]) - whole[i : i + 1]).abs().max() < 1e-12
-        shared = net.trunk(x, net.embed(c[:1]), y=y)
+        shared = net.trunk(x, net.embed(c[:1]), **net.condition(y=y))
         assert (shared - net(x, c[:1].expand(5), y=y)).abs().max() < 1e-12
 
 
@@ -260,8 +261,8 @@ def test_input_and_weights_are_left_alone():
     emb = net.embed(c).detach()
     copies = [v.clone() for v in (x, emb, *net.state_dict().values())]
     with torch.no_grad():
-        first = net.trunk(x, emb, y=y)
-        second = net.trunk(x, emb, y=y)
+        first = net.trunk(x, emb, **net.condition(y=y))
+        second = net.trunk(x, emb, **net.condition(y=y))
     assert torch.equal(first, second)
     for before, after in zip(copies, (x, emb, *net.state_dict().values()), strict=True):
         assert torch.equal(before, after)
@@ -363,3 +364,103 @@ def test_round_trip(config):
 def test_refused(make):
     with pytest.raises(InputError):
         make()
+
+
+PUBLISHED = {AdaLNZero: 675, AdaLN: 600, CrossAttention: 598, InContext: 449}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_the_four_conditionings_have_the_published_parameters(kind):
+    # XL/2: arXiv 2212.09748, table 4, in millions
+    config = replace(dit_xl(), out_channels=8, num_classes=1000, conditioning=kind())
+    count = sum(p.numel() for p in empty(config, torch.float32).parameters())
+    assert round(count / 1e6) == PUBLISHED[kind]
+    assert from_config(to_config(config)) == config
+
+
+def test_exact_parameter_counts():
+    d, n = 1152, 28
+    block = 12 * d * d + 9 * d  # qkv, proj, fc1, fc2 and their biases
+    shared = 16 * d + d + 257 * d + d * d + d + 1001 * d + 32 * d + 32
+    expected = {
+        AdaLNZero: n * (block + 6 * d * d + 6 * d) + shared + 2 * d * d + 2 * d,
+        AdaLN: n * (block + 4 * d * d + 4 * d) + shared + 2 * d * d + 2 * d,
+        CrossAttention: n * (block + 4 * d * d + 4 * d + 6 * d) + shared + 2 * d,
+        InContext: n * (block + 4 * d) + shared + 2 * d,
+    }
+    for kind, count in expected.items():
+        config = replace(dit_xl(), out_channels=8, num_classes=1000, conditioning=kind())
+        assert sum(p.numel() for p in empty(config, torch.float32).parameters()) == count
+
+
+def test_ungated_norms_are_gated_ones_whose_gates_are_one():
+    plain, zero = build(replace(TINY, conditioning=AdaLN())), build()
+    state = plain.state_dict()
+    for i in range(TINY.layers):
+        for part in ("weight", "bias"):
+            name = f"blocks.{i}.modulation.{part}"
+            four = state[name].chunk(4)
+            one = torch.full_like(four[0], float(part == "bias"))
+            state[name] = torch.cat([*four[:2], one, *four[2:], one])
+    zero.load_state_dict(state)
+    x, c, y = inputs()
+    assert (zero(x, c, y=y) - plain(x, c, y=y)).abs().max() < 1e-5
+
+
+def tokens_written_out(net, x, c, y, *, cross):
+    """In-context conditioning and cross-attention by PyTorch's own attention layer."""
+    k = net.config
+    side = k.size // k.patch
+    extra = torch.stack([net.time(c), net.label.table(y)], 1)
+    h = net.patches(patchify(x, k.patch)) + sincos_2d(k.width, side, side)
+    h = h if cross else torch.cat([h, extra], 1)
+
+    def norm(layer, h):
+        return F.layer_norm(h, (k.width,), layer.weight, layer.bias, 1e-6)
+
+    def attention(weights, biases, out, q, source):
+        layer = torch.nn.MultiheadAttention(k.width, k.heads, batch_first=True)
+        layer.load_state_dict(
+            {
+                "in_proj_weight": weights,
+                "in_proj_bias": biases,
+                "out_proj.weight": out.weight,
+                "out_proj.bias": out.bias,
+            }
+        )
+        return layer(q, source, source, need_weights=False)[0]
+
+    for block in net.blocks:
+        u = norm(block.norm_1, h)
+        h = h + attention(block.attention.qkv.weight, block.attention.qkv.bias, block.attention.proj, u, u)
+        if cross:
+            parts = (block.cross.q, block.cross.k, block.cross.v)
+            weights, biases = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
+            h = h + attention(weights, biases, block.cross.out, norm(block.norm_cross, h), extra)
+        u = F.linear(norm(block.norm_2, h), block.mlp.fc1.weight, block.mlp.fc1.bias)
+        h = h + F.linear(F.gelu(u, approximate="tanh"), block.mlp.fc2.weight, block.mlp.fc2.bias)
+    h = h[:, : side * side]
+    return unpatchify(net.out(norm(net.norm_out, h)), k.patch, k.size, k.size)
+
+
+@pytest.mark.parametrize("kind", [InContext, CrossAttention])
+@torch.no_grad()
+def test_tokens_of_time_and_class_are_the_paper_written_out(kind):
+    net = build(replace(TINY, conditioning=kind()))
+    x, c, y = inputs()
+    expected = tokens_written_out(net, x, c, y, cross=kind is CrossAttention)
+    assert (net(x, c, y=y) - expected).abs().max() < 1e-5 * expected.abs().max()
+    one = net(x, c[:1], y=y)  # one label for all rows
+    assert (one - net(x, c[:1].expand(5), y=y)).abs().max() < 1e-5 * one.abs().max()
+
+
+@pytest.mark.parametrize("kind", [AdaLN, InContext, CrossAttention])
+def test_every_conditioning_compiles_and_every_weight_shows(kind):
+    net = build(replace(TINY, layers=1, conditioning=kind()))
+    x, c, y = inputs()
+    out = net(x, c, y=y)
+    assert torch.allclose(torch.compile(net, fullgraph=True, backend="eager")(x, c, y=y), out, atol=1e-4)
+    out.square().sum().backward()
+    idle = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 1e-5]
+    assert [name for name in idle if not name.endswith("cross.k.bias")] == []  # it shifts all logits of a query alike
+    assert replace(TINY, num_classes=None, conditioning=kind()).build()(x, c).shape == (len(x), 6, 8, 8)

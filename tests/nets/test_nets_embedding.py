@@ -106,6 +106,9 @@ def test_sincos_2d_is_that_of_released_models():
     peer = pytest.importorskip("diffusers.models.embeddings")
     theirs = peer.get_2d_sincos_pos_embed(32, 6, base_size=6, output_type="pt").float()
     assert (sincos_2d(32, 6, 6) - theirs).abs().max() < 1e-6
+    stretched = peer.get_2d_sincos_pos_embed(32, (6, 10), base_size=8, interpolation_scale=2, output_type="pt").float()
+    assert (sincos_2d(32, 6, 10, base=8, scale=2.0) - stretched).abs().max() < 1e-5
+    assert (sincos_2d(32, 6, 10, base=8) - stretched).abs().max() > 0.1
 
 
 def test_fourier_is_its_formula_and_draws_normal_rows():

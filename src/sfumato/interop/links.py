@@ -45,6 +45,28 @@ def flat(ours: str, theirs: str) -> Link:
     return Link((ours,), (theirs,), lambda t: [t[0].flatten(1)], lambda t: [t[0][:, :, None, None]])
 
 
+def convolved(ours: str, theirs: str, side: int) -> Link:
+    """Return the link of a matrix on patches [D, C p p] to the weight of a convolution [D, C, p, p], p = `side`."""
+
+    def write(tensors: list[Tensor]) -> list[Tensor]:
+        return [tensors[0].unflatten(1, (-1, side, side))]
+
+    return Link((ours,), (theirs,), lambda t: [t[0].flatten(1)], write)
+
+
+def repeated(ours: str, theirs: Sequence[str]) -> Link:
+    """Return the link of one tensor to equal copies; a file whose copies differ is refused with `CheckpointError`."""
+
+    def read(tensors: list[Tensor]) -> list[Tensor]:
+        first = tensors[0]
+        for name, other in zip(theirs, tensors, strict=True):
+            if not first.is_meta and not torch.equal(first, other):
+                raise CheckpointError(f"{name} differs from {theirs[0]}: this network has one of them for all blocks")
+        return [first]
+
+    return Link((ours,), tuple(theirs), read, lambda t: list(t) * len(theirs))
+
+
 def split(ours: Sequence[str], theirs: str) -> Link:
     """Return the link of several tensors to one that holds them below each other, in equal parts."""
     count = len(ours)

@@ -38,18 +38,34 @@ def sinusoidal(
     return torch.cat((sin, cos) if sin_first else (cos, sin), dim=-1)
 
 
-def sincos_2d(dim: int, height: int, width: int) -> Tensor:
+def sincos_2d(
+    dim: int,
+    height: int,
+    width: int,
+    *,
+    base: float | None = None,
+    scale: float = 1.0,
+    device: torch.device | None = None,
+) -> Tensor:
     """Return float32[height * width, dim], the fixed position table of DiT, PixArt and SD3, row by row.
 
     The first half of the channels encodes the column, the second half the row; in each half sines then cosines of the
     frequencies 10000^(-i / (dim/4)) (MAE, arXiv 2111.06377, as used by DiT, arXiv 2212.09748, section 3.2).
+    The place of row r is r, or r base / (height scale) with the `base` of a grid that all sizes are stretched to, as in
+    PixArt (arXiv 2310.00426); columns likewise.
     """
     if dim % 4:
         raise InputError(f"a sin-cos position table needs a width that is a multiple of 4, got {dim}")
-    rows = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
-    columns = torch.arange(width, dtype=torch.float64).repeat(height)
-    halves = [sinusoidal(place, dim // 2, sin_first=True) for place in (columns, rows)]
-    return torch.cat(halves, dim=-1).float()
+
+    def half(count: int) -> Tensor:
+        places = torch.arange(count, dtype=torch.float64, device=device)
+        places = places if base is None else places * (base / (count * scale))
+        return sinusoidal(places, dim // 2, sin_first=True).float()
+
+    # a sinusoid for each row and column, not for each place: cheap enough to be made again in each evaluation
+    columns = half(width).expand(height, width, dim // 2)
+    rows = half(height).unsqueeze(1).expand(height, width, dim // 2)
+    return torch.cat((columns, rows), dim=-1).flatten(0, 1)
 
 
 class Features(Protocol):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels import linear_gelu
+from .attend import attend
+from .kernels import gated_add, linear_gelu
+
+if TYPE_CHECKING:
+    from ..hooks import Hooks
 
 
 def patchify(x: Tensor, p: int) -> Tensor:
@@ -21,25 +27,42 @@ def unpatchify(tokens: Tensor, p: int, height: int, width: int) -> Tensor:
     return tokens.reshape(b, h, w, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, height, width)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """Return LN(x) (1 + scale) + shift; LN has no learned part and eps = 1e-6 (arXiv 2212.09748, section 3.2)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+
+
+def gated(x: Tensor, gate: Tensor, y: Tensor, hooks: Hooks | None) -> Tensor:
+    """Return x + gate y for a block's input `x`, which is written over only where no subscriber can have kept it."""
+    return gated_add(x, gate, y) if hooks is None else torch.addcmul(x, gate, y)
 
 
 class SelfAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d)) V over tokens, Q, K, V from one matrix, heads of d = width / heads, then a matrix."""
+    """softmax(Q K^T / sqrt(d)) V over tokens, Q, K, V from one matrix, heads of d = width / heads, then a matrix.
 
-    def __init__(self, width: int, heads: int) -> None:
+    `bias` is that of the first matrix; the last one always has one.
+    """
+
+    kind = "self"
+
+    def __init__(self, width: int, heads: int, *, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Return the attended tokens [B, N, width] of `x` [B, N, width]."""
+        events = None if hooks is None else hooks.of(self)
+        if events is not None:
+            ready = events.before(x)
+            if ready is not None:
+                return events.out(ready)
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d))
+        y = attend(q, k, v) if events is None else events.attend(q, k, v, None)
+        y = self.proj(y.transpose(1, 2).reshape(b, n, d))
+        return y if events is None else events.out(y)
 
 
 class FeedForward(nn.Module):
