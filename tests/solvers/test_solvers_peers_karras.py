@@ -52,6 +52,8 @@ def peer():
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None:
         pytest.skip("k-diffusion is not here")
+    for name in ("scipy", "torchdiffeq", "torchsde", "tqdm"):
+        pytest.importorskip(name)
     names = ["torchvision", "torchvision.transforms", "torchvision.transforms.functional", "k_diffusion"]
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -60,8 +62,8 @@ def peer():
         sys.modules["k_diffusion"].__path__ = list(spec.submodule_search_locations)
         module = importlib.import_module("k_diffusion.sampling")
         for name in [name for name in sys.modules if name.startswith("k_diffusion.")]:
-            patch.delitem(sys.modules, name)
-        yield module
+            del sys.modules[name]
+    return module
 
 
 class Seen:

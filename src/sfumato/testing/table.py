@@ -12,6 +12,7 @@ from ..core import (
     X0,
     Eps,
     Flow,
+    FlowTime,
     Karras,
     Plain,
     Prediction,
@@ -110,7 +111,7 @@ PREDICTIONS: dict[str, Prediction] = {
     "Karras": Karras(),
 }
 
-SCALINGS: dict[str, Scaling] = {"Plain": Plain(), "EDM": EDM()}
+SCALINGS: dict[str, Scaling] = {"Plain": Plain(), "EDM": EDM(), "FlowTime": FlowTime()}
 
 CHURN = Churn(amount=20.0)
 
