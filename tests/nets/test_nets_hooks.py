@@ -6,9 +6,12 @@ import torch
 import sfumato as sf
 from sfumato import InputError
 from sfumato.guidance import ClassifierFree
+from sfumato.nets.blocks.embedding import Sinusoidal
+from sfumato.nets.dit import CrossAttention, DiTConfig
 from sfumato.nets.hooked import Hooked
 from sfumato.nets.hooks import Branch, Hooks, Subscriber, Subscriptions, sites
 from sfumato.nets.latent_unet import LatentUNetConfig
+from sfumato.nets.mmdit import MMDiTConfig
 
 
 def _scrambled(net):
@@ -31,7 +34,42 @@ def _unet():
     )
 
 
-NETS = {"unet": _unet}
+def _mmdit():
+    config = MMDiTConfig(
+        channels=4,
+        out_channels=4,
+        layers=3,
+        heads=2,
+        head_width=8,
+        context=12,
+        pooled=6,
+        positions=6,
+        normed=True,
+        dual=(1,),
+    )
+    g = torch.Generator().manual_seed(1)
+    return (
+        _scrambled(config.build()),
+        torch.randn(2, 4, 8, 8, generator=g),
+        {"context": torch.randn(2, 5, 12, generator=g), "pooled": torch.randn(2, 6, generator=g)},
+    )
+
+
+def _dit():
+    config = DiTConfig(size=8, width=32, layers=2, heads=2, num_classes=5)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return _scrambled(config.build()), x, {"y": torch.tensor([1, 4])}
+
+
+def _dit_cross():
+    config = DiTConfig(
+        size=8, width=32, layers=2, heads=2, num_classes=5, conditioning=CrossAttention(), time=Sinusoidal(dim=16)
+    )
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return _scrambled(config.build()), x, {"y": torch.tensor([1, 4])}
+
+
+NETS = {"unet": _unet, "mmdit": _mmdit, "dit": _dit, "dit-cross": _dit_cross}
 ATTENTION = ("self", "cross", "joint")
 
 
@@ -149,7 +187,8 @@ def test_a_tap_returns_what_the_next_block_sees(case):
     block = [s for s in sites(net) if s.kind in ("residual", "block")][1]
     assert torch.equal(_run(net, x, cond, (lambda s: s == block, keep)), _run(net, x, cond))
     assert torch.equal(_run(net, x, cond, (lambda s: s == block, Put(keep.kept))), _run(net, x, cond))
-    other = {block.name: keep.kept[block.name] + 1.0}
+    kept = keep.kept[block.name]  # noise, as a layer norm would not see a shift
+    other = {block.name: kept + torch.randn(kept.shape, generator=torch.Generator().manual_seed(5))}
     assert not torch.allclose(_run(net, x, cond, (lambda s: s == block, Put(other))), _run(net, x, cond))
 
 

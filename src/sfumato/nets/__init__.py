@@ -8,6 +8,19 @@ from .blocks.kernels import packed
 from .dit import DiT, DiTConfig
 from .encoder import Encoder, EncoderConfig
 from .mlp import MLP, MLPConfig
+from .mmdit import MMDiT, MMDiTConfig
 from .unet import UNet, UNetConfig
 
-__all__ = ["MLP", "DiT", "DiTConfig", "Encoder", "EncoderConfig", "MLPConfig", "UNet", "UNetConfig", "packed"]
+__all__ = [
+    "MLP",
+    "DiT",
+    "DiTConfig",
+    "Encoder",
+    "EncoderConfig",
+    "MLPConfig",
+    "MMDiT",
+    "MMDiTConfig",
+    "UNet",
+    "UNetConfig",
+    "packed",
+]
