@@ -3,7 +3,18 @@
 `encode(pixels, noise)` gives the latents that a denoiser sees, `decode(latents)` gives pixels back.
 """
 
-from .codec import Codec, Identity, IdentityConfig
+from .codec import Codec, Identity, IdentityConfig, Striped
 from .kl import AutoencoderKL, AutoencoderKLConfig
+from .tiled import Sliced, Strips, Tiled
 
-__all__ = ["AutoencoderKL", "AutoencoderKLConfig", "Codec", "Identity", "IdentityConfig"]
+__all__ = [
+    "AutoencoderKL",
+    "AutoencoderKLConfig",
+    "Codec",
+    "Identity",
+    "IdentityConfig",
+    "Sliced",
+    "Striped",
+    "Strips",
+    "Tiled",
+]

@@ -48,6 +48,18 @@ class Codec(nn.Module, ABC):
         return mean + deviation * noise.like(mean, "posterior")
 
 
+class Striped(Codec):
+    """A codec whose layers can work along strips of `height` rows, with the same result and less memory."""
+
+    @abstractmethod
+    def posterior(self, pixels: Tensor, height: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return mean and standard deviation of the latents."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, noise: Noise | None = None, height: int | None = None) -> Tensor:
+        """Return the pixels of `latents`."""
+
+
 def whole(codec: Codec, pixels: Tensor) -> None:
     """Raise `InputError` for a picture that does not fill its latents."""
     height, width = pixels.shape[-2:]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..core.config import register
 from ..core.errors import InputError
 from ..core.noise import Noise
-from .codec import Codec, Normalisation, computing
+from .codec import Normalisation, Striped, computing
 from .strips import Conv, precise
 from .trunk import Decoder, Encoder, Shape
 
@@ -60,7 +60,7 @@ class AutoencoderKLConfig:
         return AutoencoderKL(self)
 
 
-class AutoencoderKL(Codec):
+class AutoencoderKL(Striped):
     """q(z | pixels) = N(mean, e^logvar), logvar clamped to [-30, 20]; pixels = decoder(z).
 
     `height`, of both directions: work along strips of that many rows (see `Strips`), None for the whole at once.
