@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sfumato.core import VE, InputError, VPLinear, ZeroTerminalSNR, grids, sample
-from sfumato.solvers import DPMpp2S, DPMpp2SSDE
+from sfumato.solvers import DDIM, DPMpp2S, DPMpp2SSDE
+from sfumato.testing import Gaussian
 from sfumato.testing.grids import uneven
 from sfumato.testing.probe import moments
 from sfumato.testing.table import CLASSES, DOT, LINE
@@ -40,6 +41,20 @@ def test_the_variance_is_of_second_order(eta):
 
     coarse, fine = error(80), error(320)
     assert math.log2(coarse / fine) / 2 == pytest.approx(2.0, abs=0.2)
+
+
+@pytest.mark.parametrize("schedule", [VE(), VPLinear()], ids=lambda v: type(v).__name__)
+def test_what_is_left_of_the_middles_noise_is_what_two_ancestral_steps_leave(schedule):
+    """Where x0_hat is the same everywhere, a step with eta = 1 is two of DDIM on one path, by the middle."""
+    d = Gaussian([0.7], 1e-14).denoiser(schedule)
+    grid = grids.log_snr(schedule, 2, sigma_min=0.3, sigma_max=3.0)[:-1]
+    middle = torch.tensor(
+        [schedule.inverse(0.5 * (schedule.lam(float(grid[0])) + schedule.lam(float(grid[1]))))], dtype=torch.float64
+    )
+    run = {"seeds": range(50), "x": torch.ones(50, 1, dtype=torch.float64)}
+    one = sample(d, solver=DPMpp2SSDE(), grid=grid, **run)
+    two = sample(d, solver=DDIM(eta=1.0), grid=torch.cat([grid[:1], middle, grid[1:]]), **run)
+    torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
 
 
 def test_a_finer_grid_refines_the_same_sample():
