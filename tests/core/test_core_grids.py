@@ -59,6 +59,25 @@ def test_log_snr_has_equal_steps_of_lambda():
     torch.testing.assert_close(lams, exact, atol=1e-9, rtol=0)
 
 
+def test_logistic_is_a_constant_and_a_logistic_density():
+    n, centre, low, high = 15, 0.7, 0.01, 80.0
+    made = levels(VPCosine(), grids.logistic(VPCosine(), n, centre=centre, floor=0.5, sigma_min=low))
+    assert (made[0], made[-1]) == (pytest.approx(high), pytest.approx(low))
+    span = math.log(high / low)
+    even = [math.log(high / s) / span for s in made]
+    of = [1 / (1 + s / centre) for s in made]
+    bump = [(v - of[0]) / (of[-1] - of[0]) for v in of]
+    count = [0.5 * span * e + (n - 1 - 0.5 * span) * b for e, b in zip(even, bump, strict=True)]
+    assert count == pytest.approx(range(n), abs=1e-4)
+    # of 3 steps at most 2 are the constant's; this case is symmetric about s = 1
+    few = levels(VPCosine(), grids.logistic(VPCosine(), 4, centre=1.0, floor=9.0, sigma_min=1 / 80))
+    assert few[1] * few[2] == pytest.approx(1.0, rel=1e-6)
+    share = 2 / 3 * math.log(80 / few[1]) / math.log(6400) + (1 / (1 + few[1]) - 1 / 81) / (79 / 81) / 3
+    assert share == pytest.approx(1 / 3, rel=1e-4)
+    for n, last in ((4, 1 / 16), (16, 1 / 128), (100, 0.002)):
+        assert levels(SD, grids.logistic(SD, n))[-1] == pytest.approx(last)
+
+
 def test_uniform_and_quadratic():
     torch.testing.assert_close(grids.uniform(SD, 4), torch.tensor([1, 0.75, 0.5, 0.25, 0], dtype=torch.float64))
     torch.testing.assert_close(
@@ -96,6 +115,7 @@ def test_levels_stop_at_the_schedules_own():
         grids.quadratic,
         grids.karras,
         grids.log_snr,
+        grids.logistic,
         grids.leading,
         grids.linspace,
         grids.trailing,
@@ -120,6 +140,7 @@ def test_every_grid_falls_from_noise_to_data(grid, n):
         (lambda: grids.uniform(SD, 3, start=0.1, end=0.9), "fall strictly"),
         (lambda: grids.uniform(SD, 3, start=1.5), "fall strictly"),
         (lambda: grids.karras(SD, 3, sigma_min=20.0), "must lie between 0 and"),
+        (lambda: grids.logistic(SD, 3, centre=0.0), "centre > 0"),
     ],
 )
 def test_refusals(make, said):

@@ -21,8 +21,8 @@ def test_every_grid_falls_to_the_data(name):
     assert len(times) == 7
     assert times[-1] == 0
     assert bool((times.diff() < 0).all())
-    function = getattr(GRIDS[name], "func", GRIDS[name])
-    assert getattr(grids, {"ays": "tabulated", "karras-5": "karras"}.get(name, name)) is function
+    other = {"ays": "tabulated", "leading-0": "leading_zero"}
+    assert getattr(grids, other.get(name, name.replace("-", "_"))) is GRIDS[name]
 
 
 def test_names_are_read_in_any_case_and_defaults_are_checked():

@@ -56,6 +56,38 @@ def log_snr(schedule: Schedule, n: int, *, sigma_min: float = 0.002, sigma_max: 
     return _from_levels(schedule, torch.linspace(math.log(high), math.log(low), _count(n), dtype=torch.float64).exp())
 
 
+def logistic(
+    schedule: Schedule,
+    n: int,
+    *,
+    centre: float = 1.75,
+    floor: float = 1.2,
+    sigma_min: float | None = None,
+    sigma_max: float = 80.0,
+) -> Tensor:
+    """Return n noise levels with a density in lambda = -ln s that is a constant plus a logistic distribution's, then 0.
+
+    The constant is `floor` levels a unit of lambda, or two thirds of all where that is less; the others have equal
+    steps of 1 / (1 + s / centre), so they gather where s is about `centre`, where samples of data of variance 1 choose
+    what they become. `sigma_min` falls with n, 0.5 / n^(3/2), to the 0.002 of `karras`: the error of the last step goes
+    as its square, that of a solver of third order as 1 / n^3.
+
+    The defaults were fitted here, to `DEIS` on exact mixtures (`sfumato bench evaluations`).
+    """
+    n = _count(n)
+    high, low = _levels(schedule, max(0.002, 0.5 / n**1.5) if sigma_min is None else sigma_min, sigma_max)
+    if not (centre > 0 and floor >= 0):
+        raise InputError(f"a logistic grid needs centre > 0 and floor >= 0, got {centre} and {floor}")
+    fine = torch.linspace(-math.log(high), -math.log(low), 4097, dtype=torch.float64)
+    even, bump = (fine - fine[0]) / (fine[-1] - fine[0]), torch.sigmoid(fine + math.log(centre))
+    share = min(floor * math.log(high / low) / max(n - 1, 1), 2 / 3)
+    whole = share * even + (1 - share) * (bump - bump[0]) / (bump[-1] - bump[0])
+    place = torch.linspace(0, 1, n, dtype=torch.float64)
+    right = torch.searchsorted(whole, place).clamp(1, len(fine) - 1)
+    part = (place - whole[right - 1]) / (whole[right] - whole[right - 1])
+    return _from_levels(schedule, torch.lerp(fine[right - 1], fine[right], part).neg().exp())
+
+
 def leading(schedule: Schedule, n: int, *, T: int = 1000, offset: int = 1) -> Tensor:
     """Return the discrete indices i * floor(T / n) + offset, falling, then 0; index j stands at t = (j + 1) / T.
 
@@ -63,6 +95,25 @@ def leading(schedule: Schedule, n: int, *, T: int = 1000, offset: int = 1) -> Te
     """
     index = torch.arange(_count(n, T) - 1, -1, -1, dtype=torch.float64) * (T // n) + offset
     return _from_index(index, T)
+
+
+def leading_zero(schedule: Schedule, n: int) -> Tensor:
+    """Return `leading` without an offset: the discrete indices i * floor(1000 / n), the choice of DDIM's code."""
+    return leading(schedule, n, offset=0)
+
+
+def karras_table(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
+    """Return `karras` between the first and the last noise level of a discrete table of `T` entries."""
+    return karras(schedule, n, sigma_min=math.exp(-schedule.lam(1 / T)), sigma_max=math.inf)
+
+
+def flow(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
+    """Return n even times from 1 to sigma(1 / T), then 0: the grid that SD3 was published with (arXiv 2403.03206).
+
+    The end is a noise level that the schedule has shifted already, and the schedule shifts it again.
+    """
+    times = torch.linspace(1.0, schedule(1 / T)[1], _count(n), dtype=torch.float64)
+    return _checked(torch.cat([times, times.new_zeros(1)]))
 
 
 def linspace(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:

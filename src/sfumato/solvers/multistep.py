@@ -17,6 +17,8 @@ from .phi import adams, combine
 
 Lams = tuple[float, ...]
 
+_LONG = 1.5  # the |h| above which a step is too long to say anything of those before it
+
 
 class Start(NamedTuple):
     """Where a run began, at a finite lambda, and the factors with which its values stand in x, the newest first.
@@ -65,7 +67,9 @@ def starting(k: Step, lams: Lams, start: Start) -> tuple[tuple[float, ...], Star
     """Return the factors of the values in a step before there are enough of them, and the start with those in x_s.
 
     One polynomial through all values since the start is integrated from the start to s, so that each new value also
-    corrects the steps before it: the low order of the first steps would otherwise be that of the whole run.
+    corrects the steps before it: the low order of the first steps would otherwise be that of the whole run. Not over
+    steps of |h| > 1.5, though: a polynomial through values so far apart is nowhere near them between the first two,
+    where eps_hat weighs most.
     """
     whole = k._replace(alpha_t=start.alpha, sigma_t=start.sigma)
     first, *others = bashforth(whole, lams[::-1], start.rate)
@@ -84,6 +88,8 @@ def advance(
     values, lams = (value, *state.values), (k.lam_t, *state.lams)
     if len(lams) == 1 and points > 2 and k.alpha_t > 0.0:
         start = Start(k.alpha_t, k.sigma_t, rate)
+    elif any(abs(a - b) > _LONG for a, b in zip((k.lam_s, *lams), lams)):
+        start = None
     if start is None:
         x = combine(x, damping(k, rate), values, bashforth(k, lams, rate))
     else:
