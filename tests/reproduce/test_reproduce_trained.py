@@ -40,7 +40,7 @@ FAILS = {
     "cfg": {"digits-joint"},
     "cold-diffusion": {"trade"},
     "ddim": {"digits"},
-    "improved-ddpm": {"bound", "few-steps"},
+    "improved-ddpm": {"bound"},
     "score-sde": {"sub-vp"},
 }
 
