@@ -3,6 +3,7 @@
 import torch
 
 import sfumato as sf
+from sfumato.conditioning import Classes
 from sfumato.nets import MLPConfig, UNetConfig
 from sfumato.pipeline import Defaults, Points
 
@@ -29,7 +30,11 @@ def make(seed=0, **changes):
         dropout=0.3,
     )
     denoiser = sf.Preconditioned(stirred(config.build(), seed), sf.VPCosine(), sf.V())
-    parts = {"shape": (1, 4, 4), "classes": ("cat", "dog", "7"), "defaults": Defaults(steps=3, guidance=2.0)}
+    parts = {
+        "shape": (1, 4, 4),
+        "conditioner": Classes(names=("cat", "dog", "7")),
+        "defaults": Defaults(steps=3, guidance=2.0),
+    }
     return sf.Pipeline(denoiser=denoiser, **{**parts, **changes})
 
 

@@ -104,8 +104,12 @@ def edit(folder, change):
     file.write_text(json.dumps(data))
 
 
+def named(data, names):
+    data["conditioner"]["names"] = names
+
+
 CONFIGS = {
-    "unknown key": (lambda d: d.update(clases=[]), "no key 'clases'; did you mean 'classes'"),
+    "unknown key": (lambda d: d.update(codek=[]), "no key 'codek'; did you mean 'codec'"),
     "missing key": (lambda d: d.pop("shape"), "needs shape"),
     "unknown kind": (lambda d: d["denoiser"]["net"].update(kind="UNetConfg"), "did you mean 'UNetConfig'"),
     "code as kind": (lambda d: d["denoiser"]["net"].update(kind="os.system"), "unknown kind 'os.system'"),
@@ -117,7 +121,7 @@ CONFIGS = {
     "wrong type": (lambda d: d["denoiser"]["net"].update(channels="8"), "channels must be int"),
     "other width": (lambda d: d["denoiser"]["net"].update(channels=16), "the configuration says"),
     "more layers": (lambda d: d["denoiser"]["net"].update(layers=2), "more weights than|lacks the tensor"),
-    "fewer classes": (lambda d: (d["denoiser"]["net"].update(num_classes=2), d.update(classes=["a", "b"])), "says"),
+    "fewer classes": (lambda d: (d["denoiser"]["net"].update(num_classes=2), named(d, ["a", "b"])), "says"),
     "endless layers": (lambda d: d["denoiser"]["net"].update(layers=10**6), "more weights than"),
     "endless lists": (lambda d: d["denoiser"]["net"].update(layers=10**9), "more than 4194304"),
     "endless width": (lambda d: d["denoiser"]["net"].update(channels=2**40), "sfumato.json"),
@@ -125,14 +129,18 @@ CONFIGS = {
     "other dtype": (lambda d: d.update(dtype="float16"), "says torch.float16"),
     "unknown dtype": (lambda d: d.update(dtype="int8"), "dtype 'int8'"),
     "list as dtype": (lambda d: d.update(dtype=[]), "dtype"),
-    "names": (lambda d: d.update(classes=["a", "b"]), "2 different class names"),
-    "name types": (lambda d: d.update(classes=[1, 2, 3]), "list of texts"),
+    "names": (lambda d: named(d, ["a", "b"]), "2 different class names"),
+    "name types": (lambda d: named(d, [1, 2, 3]), "names must be str"),
+    "same names": (lambda d: named(d, ["a", "b", "b"]), "2 different names for 3 classes"),
+    "conditioner": (lambda d: d.update(conditioner={"kind": "VPCosine"}), "is not a conditioner"),
+    "codec": (lambda d: d.update(codec={"kind": "IdentityConfig"}), "codec.safetensors"),
+    "extra": (lambda d: d.update(extra={"kind": "Pixels"}), "not a Extra"),
     "shape": (lambda d: d.update(shape=[2, 4, 4]), "pixels have the shape"),
     "shape type": (lambda d: d.update(shape=[1.5, 4, 4]), "list of sizes"),
     "huge shape": (lambda d: d.update(shape=[1, 10**9, 10**9]), "list of sizes"),
     "defaults": (lambda d: d["defaults"].update(grid="karas"), "did you mean 'karras'"),
     "solver": (lambda d: d["defaults"].update(solver={"kind": "Pixels"}), "not a Solver"),
-    "later format": (lambda d: d.update(format_version=2), "format_version 2"),
+    "later format": (lambda d: d.update(format_version=3), "format_version 3"),
     "no table": (lambda d: d.update(denoiser=[]), "must be a table"),
 }
 

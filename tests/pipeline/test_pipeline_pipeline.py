@@ -7,6 +7,7 @@ import torch
 from pipeline_toys import make
 
 import sfumato as sf
+from sfumato.conditioning import Classes
 from sfumato.guidance import ClassifierFree, Interval, Rescale
 from sfumato.pipeline import GRIDS, SOLVERS
 from sfumato.solvers import DDIM
@@ -153,12 +154,12 @@ def test_an_unconditional_model_takes_no_prompt_and_no_guidance(cloud):
 
 def test_parts_must_fit():
     with pytest.raises(sf.InputError, match="2 different class names for a network of 3"):
-        make(classes=("a", "b"))
-    with pytest.raises(sf.InputError, match="2 different class names"):
-        make(classes=("a", "b", "b"))
+        make(conditioner=Classes(names=("a", "b")))
+    with pytest.raises(sf.InputError, match="2 different names for 3 classes"):
+        make(conditioner=Classes(names=("a", "b", "b")))
     with pytest.raises(sf.InputError, match="pixels have the shape"):
         make(shape=(2, 4, 4))
-    assert make(classes=None).classes == ("0", "1", "2")
+    assert make(conditioner=None).classes == ("0", "1", "2")
 
 
 def test_the_hash_follows_the_weights_and_the_parts(pipe):

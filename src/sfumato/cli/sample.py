@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a folder that Pipeline.save wrote, or a training run")
     parser.add_argument(
-        "prompt", metavar="PROMPT", nargs="*", default=[], help="classes, by name or index (default: none)"
+        "prompt", metavar="PROMPT", nargs="*", default=[], help="what to make: texts or classes (default: nothing)"
     )
     parser.add_argument("-n", type=int, default=None, help="samples for each prompt (4; 512 for points)")
     parser.add_argument("--seed", type=int, default=0, help="of the first sample; the next has seed + 1 (0)")
@@ -28,11 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=None, help="classifier-free guidance, 1 is off")
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guide in this range of s")
     parser.add_argument("--rescale", type=float, default=None, help="rescale guidance by this phi (0.7 in the paper)")
+    parser.add_argument("--negative", default=None, help="what to avoid, in the words of a prompt")
+    parser.add_argument("--size", metavar="HxW", default=None, help="of the pictures, as 512x768 (the model's)")
+    parser.add_argument("--image", metavar="FILE", default=None, help="a picture to start from")
+    parser.add_argument("--mask", metavar="FILE", default=None, help="white where to paint; the rest is kept exactly")
+    parser.add_argument("--strength", type=float, default=None, help="share of the steps run from the picture (0.8)")
     parser.add_argument("--like", metavar="PNG", default=None, help="take every setting from a picture instead")
     parser.add_argument("--out", metavar="DIR", default="samples", help="where pictures go (samples)")
     parser.add_argument("--device", default=None, help="cpu, cuda... (a GPU where there is one)")
     parser.add_argument("--private", action="store_true", help="save no settings, only the mark of generated media")
     parser.add_argument("--json", action="store_true", help="print paths, seeds and settings as JSON")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Return (height, width) of "512x768"; one number is a square."""
+    from ..core import InputError
+
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.isdecimal() for p in parts):
+        raise InputError(f"--size {text[:20]!r} must be HEIGHTxWIDTH in pixels, as 512x768")
+    return int(parts[0]), int(parts[-1])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,11 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
     from ..core import InputError, Step
     from ..pipeline import load, read_settings
-    from ..pipeline.pipeline import arguments
+    from ..pipeline.request import arguments
     from .progress import Progress
 
     call: dict[str, Any] = {
         "prompt": args.prompt or None,
+        "negative": args.negative,
+        "size": None if args.size is None else _size(args.size),
+        "strength": args.strength,
         "n": args.n,
         "seed": args.seed,
         "steps": args.steps,
@@ -61,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--like takes every setting from the picture: leave out {', '.join(given)}")
         settings = read_settings(args.like)
         call = arguments(settings.request)
+    pictures = {"image": args.image, "mask": args.mask}
     pipe = load(args.model)
     if str(call["grid"] or "").endswith(".json"):
         from ..align import read_levels, times
@@ -79,7 +99,12 @@ def run(args: argparse.Namespace) -> int:
             bar.total = k.n
             bar.update(k.i + 1)
 
-        out = pipe(**call, callback=step) if settings is None else pipe.again(settings, callback=step)
+        if settings is None:
+            out = pipe(**call, **pictures, callback=step)
+        else:
+            out = pipe.again(settings, callback=step, **pictures)
+    for note in out.notes:
+        print(f"note: {note}", file=sys.stderr)
     paths = out.save(args.out, private=args.private)
     if args.json:
         facts = {"request": out.request, "model": out.model, "device": out.device, "seeds": out.seeds}

@@ -1,6 +1,39 @@
 """Conditioning: what a person gives, turned into the condition tensors of a network."""
 
 from .classes import Classes, Nothing
+from .clip import ClipText
 from .conditioner import Conditioner, Encoded, Frame, Prompt
+from .hunyuan import HunyuanText
+from .lumina import LuminaText
+from .matched import matched
+from .pixart import PixArtText
+from .prompts import Verbatim, Weighted
+from .sd3 import SD3Text
+from .text import Family, TextConditioner
+from .tower import Tower
+from .tower_files import read_tower, write_tower
+from .xl import RefinerText, XLText
 
-__all__ = ["Classes", "Conditioner", "Encoded", "Frame", "Nothing", "Prompt"]
+__all__ = [
+    "Classes",
+    "ClipText",
+    "Conditioner",
+    "Encoded",
+    "Family",
+    "Frame",
+    "HunyuanText",
+    "LuminaText",
+    "Nothing",
+    "PixArtText",
+    "Prompt",
+    "RefinerText",
+    "SD3Text",
+    "TextConditioner",
+    "Tower",
+    "Verbatim",
+    "Weighted",
+    "XLText",
+    "matched",
+    "read_tower",
+    "write_tower",
+]

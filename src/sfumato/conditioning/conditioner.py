@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ..core import register
+
 Prompt = str | int | None
 
 
@@ -18,6 +20,7 @@ class Encoded(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+@register
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """What a network may be told of a picture's frame, in pixels.

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,14 +22,17 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from .. import __version__
+from ..codecs.codec import Codec
+from ..conditioning import Conditioner
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
 from ..core.weights import check_header, read_weights, reason, specs, sync, write_weights
+from .extra import Extra
 from .images import Modality
 from .names import Defaults
 from .pipeline import Pipeline
 
-FORMAT = 1
-CONFIG, WEIGHTS = "sfumato.json", "model.safetensors"
+FORMAT = 2
+CONFIG, WEIGHTS, CODEC = "sfumato.json", "model.safetensors", "codec.safetensors"
 MAX_CONFIG = 1 << 20  # bytes
 MAX_NUMBER = 1 << 22  # of layers, channels, classes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -51,7 +54,19 @@ _INITIALISERS = frozenset(
         "random",
     ]
 )
-_KEYS = ("format_version", "sfumato", "dtype", "denoiser", "shape", "classes", "modality", "defaults", "references")
+_KEYS = (
+    "format_version",
+    "sfumato",
+    "dtype",
+    "denoiser",
+    "shape",
+    "conditioner",
+    "codec",
+    "extra",
+    "modality",
+    "defaults",
+    "references",
+)
 
 
 def save(pipeline: Pipeline, folder: Path) -> Path:
@@ -77,6 +92,10 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     try:
         aside.mkdir(parents=True)
         write_weights(aside / WEIGHTS, state, {"format": "pt", "sfumato": __version__})
+        if pipeline.codec is not None:
+            write_weights(aside / CODEC, pipeline.codec.state_dict(), {"format": "pt", "sfumato": __version__})
+        if hasattr(pipeline.conditioner, "save"):
+            cast(Any, pipeline.conditioner).save(aside)
         with open(aside / CONFIG, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
             file.flush()
@@ -186,16 +205,17 @@ def _read(folder: Path) -> Pipeline:
         dtype = _DTYPES.get(data["dtype"]) if isinstance(data["dtype"], str) else None
         if dtype is None:
             raise InputError(f"dtype {data['dtype']!r:.40} is not one of {', '.join(_DTYPES)}")
-        shape, classes, references = data["shape"], data["classes"], data["references"]
+        shape, references = data["shape"], data["references"]
         if not isinstance(shape, list) or not all(type(v) is int and 0 < v <= 1 << 16 for v in shape):
             raise InputError(f"shape {str(shape)[:60]} is not a list of sizes")
-        for name, value in (("classes", [] if classes is None else classes), ("references", references)):
-            if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-                raise InputError(f"{name} must be a list of texts")
+        if not isinstance(references, list) or not all(isinstance(v, str) for v in references):
+            raise InputError("references must be a list of texts")
         pipeline = Pipeline(
             denoiser=described(data["denoiser"], dtype, len(check_header(folder / WEIGHTS)[0])),
             shape=tuple(shape),
-            classes=None if classes is None else tuple(classes),
+            conditioner=_conditioner(data["conditioner"], folder),
+            codec=None if data["codec"] is None else _codec(data["codec"], folder),
+            extra=None if data["extra"] is None else from_config(data["extra"], Extra),
             modality=from_config(data["modality"], Modality),
             defaults=from_config(data["defaults"], Defaults),
             references=tuple(references),
@@ -205,6 +225,30 @@ def _read(folder: Path) -> Pipeline:
     except (InputError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{file}: {' '.join(str(error).split())[:300]}") from error
     return pipeline
+
+
+def _conditioner(data: Any, folder: Path) -> Conditioner:
+    """Return a conditioner: a configuration that holds text models reads them from the folder."""
+    config = from_config(data)
+    loaded = config.load(folder) if hasattr(config, "load") else config
+    if not isinstance(loaded, Conditioner):
+        raise InputError(f"kind {data.get('kind')!r:.60} is not a conditioner")
+    return loaded
+
+
+def _codec(data: Any, folder: Path) -> Codec:
+    """Return the codec of a configuration, with its weights."""
+    _bounded(data)
+    config = from_config(data)
+    path = folder / CODEC
+    known = check_header(path)[0]
+    dtype = next((spec.dtype for spec in known.values() if spec.dtype.is_floating_point), torch.float32)
+    with at_most(len(known)):
+        codec = empty(config, dtype)
+    if not isinstance(codec, Codec):
+        raise InputError(f"kind {data.get('kind')!r:.60} is not a codec")
+    codec.load_state_dict(read_weights(path, specs(codec.state_dict())), assign=True)
+    return codec.eval()
 
 
 def fill(denoiser: Preconditioned, weights: Mapping[str, torch.Tensor]) -> None:

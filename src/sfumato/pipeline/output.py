@@ -31,11 +31,13 @@ _NUMBERED = re.compile(r"(\d{5,})(-\d+)?\.\w+")
 class Output:
     """Samples and all that made them.
 
-    `tensor` is x_0 [B, ...], `seeds` and `prompts` have one entry a row; `request` holds the arguments of the call as
-    plain data, `model` the sha256 of the model, `versions` and `device` what it ran on, `pipeline` who made it.
+    `tensor` is x_0 [B, ...] as it is diffused, `pixels` what a codec made of it. `seeds` and `prompts` have one entry a
+    row; `request` holds the arguments of the call as plain data, `model` the sha256 of the model, `versions` and
+    `device` what it ran on, `pipeline` who made it, `notes` what a person should know (what of a prompt was cut off).
     """
 
     tensor: Tensor
+    pixels: Tensor
     seeds: tuple[int, ...]
     prompts: tuple[str | None, ...]
     request: Mapping[str, Any]
@@ -43,6 +45,7 @@ class Output:
     versions: Mapping[str, str]
     device: str
     pipeline: Pipeline
+    notes: tuple[str, ...] = ()
 
     @property
     def modality(self) -> Modality:
@@ -52,7 +55,7 @@ class Output:
     @cached_property
     def images(self) -> list[Image]:
         """The samples as PIL pictures: one each for pixels, one of all for points."""
-        return self.modality.images(self.tensor)
+        return self.modality.images(self.pixels)
 
     def settings(self, index: int = 0) -> Settings:
         """Return what makes picture `index` again."""

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +14,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..codecs.codec import Codec, Identity, IdentityConfig
+from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
 from ..core import (
     Denoiser,
+    Diverged,
     InputError,
     Noise,
     Preconditioned,
     Solver,
     device_of,
     from_config,
-    nearest,
     sample,
     to_config,
 )
 from ..core.sampling import Callback
 from ..guidance import ClassifierFree, Guided, Interval, Rescale
+from .culprit import culprit
+from .extra import Extra
+from .given import given
 from .images import Modality, Pixels
 from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
 from .output import Output
-
-Prompt = str | int | None
+from .request import checked, listed, rerun
 
 
 @dataclass(eq=False, kw_only=True)
 class Pipeline:
-    """A denoiser, the shape of one sample, its classes, what its numbers mean, and defaults for a call.
+    """A denoiser with what it takes to ask it: a conditioner, a codec, the shape of a sample, defaults for a call.
 
-    - `classes`: the names of the classes that the condition `y` numbers; without names they are "0", "1", ...
+    - `shape`: of one sample, as it is diffused (with a codec: of its latents).
+    - `conditioner`: turns prompts into conditions; left out, that of the network's classes, numbered from "0".
+    - `codec`: between pixels and what is diffused; None where they are the same.
+    - `extra`: what stands beside the latent of networks that take it: a masked picture, a depth map...
     - `references`: keys of `cite`'s table for what the parts alone do not tell, such as the data.
 
     Raises `InputError` where the parts do not fit each other.
@@ -48,7 +55,9 @@ class Pipeline:
 
     denoiser: Preconditioned
     shape: tuple[int, ...]
-    classes: tuple[str, ...] | None = None
+    conditioner: Conditioner | None = None
+    codec: Codec | None = None
+    extra: Extra | None = None
     modality: Modality = field(default_factory=Pixels)
     defaults: Defaults = field(default_factory=Defaults)
     references: tuple[str, ...] = ()
@@ -56,102 +65,149 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.shape)
-        self.modality.check(self.shape)
+        if self.codec is None:
+            self.modality.check(self.shape)
+        elif len(self.shape) != 3 or self.shape[0] != self.codec.channels:
+            raise InputError(f"the codec has {self.codec.channels} channels, shape is {self.shape}")
         count = self.denoiser.cond.get("y")
-        if self.classes is None:
-            if isinstance(count, int):
-                self.classes = tuple(str(i) for i in range(count))
-        else:
-            self.classes = tuple(self.classes)
-            if len(self.classes) != count or len(set(self.classes)) != count:
-                raise InputError(f"{len(set(self.classes))} different class names for a network of {count} classes")
+        if self.conditioner is None:
+            names = tuple(str(i) for i in range(count)) if isinstance(count, int) else None
+            self.conditioner = Nothing() if names is None else Classes(names=names)
+        if isinstance(self.conditioner, Classes) and len(self.conditioner.names) != count:
+            raise InputError(f"{len(self.conditioner.names)} different class names for a network of {count} classes")
+
+    @property
+    def coded(self) -> Codec:
+        """The codec, the identity where there is none."""
+        return Identity(IdentityConfig(channels=self.shape[0])) if self.codec is None else self.codec
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes that a prompt can ask for, None where prompts are something else."""
+        return self.conditioner.names if isinstance(self.conditioner, Classes) else None
 
     def __call__(
         self,
         prompt: Prompt | Sequence[Prompt] = None,
         n: int = 4,
         *,
+        negative: Prompt | Sequence[Prompt] = None,
         seed: int = 0,
+        size: tuple[int, int] | None = None,
+        frame: Frame | None = None,
         steps: int | None = None,
         solver: str | Solver | None = None,
         grid: str | Tensor | Sequence[float] | None = None,
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         rescale: float | None = None,
+        image: Any = None,
+        mask: Any = None,
+        strength: float | None = None,
+        span: tuple[float, float] | None = None,
+        start: Tensor | None = None,
         callback: Callback | None = None,
     ) -> Output:
         """Draw `n` samples for each prompt, with the seeds seed, seed + 1, ... over all rows.
 
-        - `prompt`: a class by its name or its index, a list of them, or None for no class (the null one).
+        - `prompt`: what this model's conditioner reads (a text; a class by its name or its index), a list of them, or
+          None for nothing. `negative`: what to avoid, one for all or one for each prompt; it needs guidance.
+        - `size`: (height, width) of the pictures in pixels; `frame`: all that a network may be told of it (`Frame`).
         - `solver`: a name of `SOLVERS`, or a solver. `grid`: a name of `GRIDS` with `steps`, or the falling times.
         - `guidance`: the scale w of classifier-free guidance, 1 is off. `guidance_interval`: (low, high) of
-          s = sigma / alpha where it acts. `rescale`: the phi of `Rescale`. Rows without a class are not guided.
+          s = sigma / alpha where it acts. `rescale`: the phi of `Rescale`. Rows without a prompt are not guided.
+        - `image`: a picture to start from, with `strength` in (0, 1], the share of the steps that are run (SDEdit,
+          arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (1 or white where to paint anew) only
+          there; the rest of the picture is kept exactly. Networks made for in-painting read both.
+        - `span`: run the steps from t = span[0] down to span[1] alone: with an end above 0 the samples are x_t.
+        - `start`: x_t at the first time of the grid, instead of the seeds' noise.
         - `callback(k, x)`: called after each step; raising in it cancels.
 
-        What is left out comes from `defaults`. Raises `InputError` for what this model cannot do.
+        What is left out comes from `defaults`. Raises `InputError` for what this model cannot do, `Diverged` with the
+        name of the first module where values stop being finite.
         """
         solver = self.defaults.solver if solver is None else solver
         solver = by_name("solver", solver, SOLVERS) if isinstance(solver, str) else solver
         grid = self.defaults.grid if grid is None else grid
         times = grid_of(grid, self.denoiser.schedule, steps, self.defaults.steps)
-        given = guidance is not None
+        count = len(times) - 1
         scale = float(guidance) if guidance is not None else self.defaults.guidance
-        asked = [prompt] if prompt is None or isinstance(prompt, (str, int)) else list(prompt)
-        _checked(n=n, seed=seed, prompts=len(asked))
-        labels = [self._label(p) for p in asked]
-        if labels == [None] * len(labels) and not given:
+        asked = listed(prompt)
+        checked(n=n, seed=seed, prompts=len(asked))
+        if asked == [None] * len(asked) and negative is None and guidance is None:
             scale = 1.0  # nothing to guide towards
-        denoiser = self._guided(scale, guidance_interval, rescale)
-        names = [None if label is None else self._names[label] for label in labels]
+        conditioner = self.conditioner
+        assert conditioner is not None
+        names = [conditioner.described(p) for p in asked]
+        seeds = tuple(range(seed, seed + n * len(asked)))
+        device = device_of(self.denoiser)
+        shape, told = self._framed(size, frame)
+        with evaluating(self.denoiser), torch.no_grad():
+            cond, null, notes = self._conditions(asked, negative, n, told, scale, device)
+            begin = given(self, times, shape, Noise(seeds), image=image, mask=mask, strength=strength, span=span)
+            cond = begin.conditions(cond, len(seeds))
+            denoiser = begin.keeping(self._guided(scale, null, guidance_interval, rescale))
+            x = sample(
+                denoiser,
+                (len(seeds), *shape),
+                solver=solver,
+                grid=begin.times,
+                seeds=Noise(seeds),
+                x=begin.start if start is None else start.to(device),
+                cond=cond,
+                callback=callback,
+                device=device,
+            )
+            pixels = begin.pasted(self._decoded(x, seeds)) if float(begin.times[-1]) == 0.0 else x
+        if not bool(torch.isfinite(pixels).all()):
+            raise Diverged(culprit(self, cond, begin.times, x))
         request = {
             "prompt": names,
+            "negative": None if negative is None else [conditioner.described(p) for p in listed(negative)],
             "n": n,
             "seed": seed,
-            "steps": len(times) - 1,
+            "size": None if size is None else list(size),
+            "frame": None if frame is None else to_config(frame),
+            "steps": count,
             "solver": to_config(solver),
             "grid": grid if isinstance(grid, str) else times.tolist(),
             "guidance": scale,
             "guidance_interval": None if guidance_interval is None else list(guidance_interval),
             "rescale": rescale,
+            **begin.request,
         }
-        rows = [label for label in labels for _ in range(n)]
-        seeds = tuple(range(seed, seed + len(rows)))
-        device = device_of(self.denoiser)
-        model = self.sha256()
-        with evaluating(self.denoiser):
-            x = sample(
-                denoiser,
-                (len(rows), *self.shape),
-                solver=solver,
-                grid=times,
-                seeds=Noise(seeds),
-                cond=self._cond(rows, device),
-                callback=callback,
-                device=device,
-            )
         return Output(
             tensor=x,
+            pixels=pixels,
             seeds=seeds,
             prompts=tuple(name for name in names for _ in range(n)),
             request=request,
-            model=model,
+            notes=notes,
+            model=self.sha256(),
             versions=versions(),
             device=str(device),
             pipeline=self,
         )
 
-    def again(self, settings: Settings, callback: Callback | None = None) -> Output:
+    def again(
+        self, settings: Settings, callback: Callback | None = None, *, image: Any = None, mask: Any = None
+    ) -> Output:
         """Make once more what `settings` (of a PNG: `read_settings`) describes; its picture is `images[index]`.
 
         The same bytes on the same device and versions; elsewhere the noise is the same and pixels agree to rounding.
-        Raises `InputError` for settings of another model, and for settings that are damaged.
+        `image` and `mask` are those that it was made from. Raises `InputError` for settings of another model or
+        picture, and for settings that are damaged.
         """
         if settings.model != self.sha256():
             raise InputError(
                 f"these settings are of the model {settings.model[:10]}, this one is {self.sha256()[:10]}: "
                 "load the model that made the picture"
             )
-        return self(**arguments(settings.request), callback=callback)
+        out = self(**rerun(settings.request, image, mask), callback=callback)
+        for key in ("image", "mask"):
+            if out.request[key] != settings.request[key]:
+                raise InputError(f"{key} is not the one that the picture was made from")
+        return out
 
     def to(self, target: torch.device | torch.dtype | str) -> Pipeline:
         """Move the network to a device or a dtype, in place, and return the pipeline."""
@@ -176,7 +232,9 @@ class Pipeline:
         return {
             "denoiser": {k: to_config(v) for k, v in (parts | {"scaling": denoiser.scaling}).items()},
             "shape": list(self.shape),
-            "classes": None if self.classes is None else list(self.classes),
+            "conditioner": described(self.conditioner),
+            "codec": None if self.codec is None else to_config(getattr(self.codec, "config", None)),
+            "extra": None if self.extra is None else to_config(self.extra),
             "modality": to_config(self.modality),
             "defaults": to_config(self.defaults),
             "references": list(self.references),
@@ -206,37 +264,62 @@ class Pipeline:
         except InputError:  # a network or a part of one's own that is not registered: what it prints stands for it
             d = self.denoiser
             return {
-                "parts": repr((d.net, d.schedule, d.prediction, d.scaling, self.modality, self.shape, self.classes))
+                "parts": repr((d.net, d.schedule, d.prediction, d.scaling, self.modality, self.shape, self.conditioner))
             }
         parts = {**config["denoiser"], "modality": config["modality"]}
         read = {key: to_config(from_config(value)) for key, value in parts.items()}
-        return read | {key: config[key] for key in ("shape", "classes")}
+        return read | {key: config[key] for key in ("shape", "conditioner", "codec", "extra")}
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return self.classes or ()
+    def _decoded(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
+        codec = self.coded
+        return codec.decode(x, Noise(seeds)) if codec.draws else codec.decode(x)
 
-    def _label(self, prompt: Prompt) -> int | None:
-        """Return the index of a class; a word is a class name first, then an index."""
-        if prompt is None:
-            return None
-        if not self._names:
-            raise InputError(f"this model takes no prompt, got {prompt!r:.60}: leave it out")
-        if isinstance(prompt, str) and prompt in self._names:
-            return self._names.index(prompt)
-        if isinstance(prompt, bool) or not str(prompt).isdecimal():
-            raise InputError(f"no class is called {str(prompt)[:60]!r}{nearest(str(prompt)[:60], self._names)}")
-        if int(prompt) >= len(self._names):
-            raise InputError(f"there is no class {int(prompt)}: classes are 0 to {len(self._names) - 1}")
-        return int(prompt)
+    def _framed(self, size: tuple[int, int] | None, frame: Frame | None) -> tuple[tuple[int, ...], Frame | None]:
+        """Return the shape of one sample for pictures of `size`, and the frame that conditions are told of."""
+        if len(self.shape) != 3:
+            if size is not None or frame is not None:
+                raise InputError("size and frame are for pictures; this model's samples are none")
+            return self.shape, None
+        factor = self.coded.factor
+        if size is None:
+            size = (
+                (frame.height, frame.width) if frame is not None else (self.shape[1] * factor, self.shape[2] * factor)
+            )
+        for name, value in zip(("height", "width"), size, strict=True):
+            if value < factor or value % factor:
+                raise InputError(f"{name}={value} must be a multiple of {factor}, this model's codec's factor")
+        return (self.shape[0], size[0] // factor, size[1] // factor), frame or Frame(height=size[0], width=size[1])
 
-    def _cond(self, labels: Sequence[int | None], device: torch.device) -> dict[str, Tensor]:
-        if not self._names:
-            return {}
-        null = self.denoiser.cond["y"]
-        return {"y": torch.tensor([null if v is None else v for v in labels], device=device)}
+    def _conditions(
+        self,
+        asked: Sequence[Prompt],
+        negative: Prompt | Sequence[Prompt],
+        n: int,
+        frame: Frame | None,
+        scale: float,
+        device: torch.device,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, tuple[str, ...]]:
+        """Return (conditions of all rows, the nulls of guidance, notes)."""
+        assert self.conditioner is not None
+        avoid = listed(negative)
+        if scale == 1.0 and negative is not None:
+            raise InputError("negative does nothing without guidance: give a guidance other than 1")
+        if len(avoid) not in (1, len(asked)):
+            raise InputError(f"{len(avoid)} negative prompts for {len(asked)} prompts: give one, or one for each")
+        avoid = [] if scale == 1.0 else avoid * (len(asked) // len(avoid))
+        cond, notes = self.conditioner([*asked, *avoid], frame, avoid=len(avoid))
+        rows = {key: value.to(device).repeat_interleave(n, 0) for key, value in cond.items()}
+        split = n * len(asked)
+        null = {key: value[split:] for key, value in rows.items()} if avoid and rows else None
+        return {key: value[:split] for key, value in rows.items()}, null, notes
 
-    def _guided(self, scale: float, interval: tuple[float, float] | None, rescale: float | None) -> Denoiser:
+    def _guided(
+        self,
+        scale: float,
+        null: Mapping[str, Tensor] | None,
+        interval: tuple[float, float] | None,
+        rescale: float | None,
+    ) -> Denoiser:
         if not math.isfinite(scale):
             raise InputError(f"guidance={scale} must be a finite number; 1 is off")
         if scale == 1.0:
@@ -244,7 +327,7 @@ class Pipeline:
                 if value is not None:
                     raise InputError(f"{name}={value} does nothing without guidance: give a guidance other than 1")
             return self.denoiser
-        guided: Guided = ClassifierFree(denoiser=self.denoiser, scale=scale)
+        guided: Guided = ClassifierFree(denoiser=self.denoiser, scale=scale, null=null)
         if interval is not None:
             if len(interval) != 2:
                 raise InputError(f"guidance_interval needs (low, high) of sigma / alpha, got {tuple(interval)}")
@@ -258,44 +341,10 @@ class Pipeline:
         return replace(self, defaults=replace(self.defaults, **changes))
 
 
-def arguments(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of a call from the plain data of a request.
-
-    Raises `InputError` for a key or a value that no call could have written.
-    """
-    known = ("prompt", "n", "seed", "steps", "solver", "grid", "guidance", "guidance_interval", "rescale")
-    for key in request:
-        if key not in known:
-            raise InputError(f"a request has no {key!r:.60}{nearest(str(key)[:60], known)}")
-    if missing := [key for key in known if key not in request]:
-        raise InputError(f"a request needs {', '.join(missing)}")
-    values = dict(request)
-    values["solver"] = from_config(request["solver"], Solver)
-    for key, kinds in (
-        ("prompt", list),
-        ("n", int),
-        ("seed", int),
-        ("steps", int),
-        ("grid", (str, list)),
-        ("guidance", (int, float)),
-        ("guidance_interval", (list, type(None))),
-        ("rescale", (int, float, type(None))),
-    ):
-        numbers = values[key] if key in ("grid", "guidance_interval") and isinstance(values[key], list) else []
-        if (
-            isinstance(values[key], bool)
-            or not isinstance(values[key], kinds)
-            or not all(type(v) in (int, float) for v in numbers)
-        ):
-            raise InputError(f"a request's {key} cannot be {str(values[key])[:60]!r}")
-    return values
-
-
-def _checked(**counts: int) -> None:
-    for name, value in counts.items():
-        least = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r:.60} must be a whole number of at least {least}")
+def described(conditioner: Any) -> Any:
+    """Return a conditioner as plain data: its settings, without the text models that it holds."""
+    own = getattr(conditioner, "config", None)
+    return to_config(conditioner if own is None else own)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ..conditioning import Classes
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, register
 from ..data import Dataset
 from ..objectives import Objective
@@ -61,7 +62,7 @@ class Recipe:
         return Pipeline(
             denoiser=denoiser,
             shape=self.data.shape,
-            classes=names if count is not None else None,
+            conditioner=Classes(names=names) if count is not None and names is not None else None,
             modality=self.modality,
             defaults=self.defaults,
             references=self.references,

@@ -62,9 +62,7 @@ def read(fields: Fields) -> LatentUNetConfig:
     up = _blocks(fields, "up_block_types", UP, ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
     depth = _per_level(take("transformer_layers_per_block", 1), levels, "transformer_layers_per_block")
     if up != down[::-1] or len(down) != levels:
-        raise InputError(
-            f"UNet2DConditionModel whose blocks are not mirrored is not supported: {down} down, {up} up"
-        )
+        raise InputError(f"UNet2DConditionModel whose blocks are not mirrored is not supported: {down} down, {up} up")
     # `attention_head_dim` holds the number of heads: an old misnomer of theirs that every released file has
     heads = take("num_attention_heads") or take("attention_head_dim", 8)
     take("attention_head_dim")

@@ -1,0 +1,78 @@
+"""What a call was asked, as plain data: how it is checked, stored, and asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..conditioning import Frame, Prompt
+from ..core import InputError, Solver, from_config, nearest
+
+KINDS: dict[str, Any] = {
+    "prompt": list,
+    "negative": (list, type(None)),
+    "n": int,
+    "seed": int,
+    "size": (list, type(None)),
+    "frame": (dict, type(None)),
+    "steps": int,
+    "solver": dict,
+    "grid": (str, list),
+    "guidance": (int, float),
+    "guidance_interval": (list, type(None)),
+    "rescale": (int, float, type(None)),
+    "image": (str, type(None)),
+    "mask": (str, type(None)),
+    "strength": (int, float, type(None)),
+    "span": (list, type(None)),
+}
+NUMBERS = ("grid", "guidance_interval", "size", "span")
+
+
+def listed(prompt: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """Return a prompt, or several, as a list."""
+    return [prompt] if prompt is None or isinstance(prompt, (str, int)) else list(prompt)
+
+
+def arguments(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of a call from the plain data of a request.
+
+    Raises `InputError` for a key or a value that no call could have written.
+    """
+    for key in request:
+        if key not in KINDS:
+            raise InputError(f"a request has no {key!r:.60}{nearest(str(key)[:60], KINDS)}")
+    if missing := [key for key in KINDS if key not in request]:
+        raise InputError(f"a request needs {', '.join(missing)}")
+    values = dict(request)
+    for key, kinds in KINDS.items():
+        value = values[key]
+        numbers = value if key in NUMBERS and isinstance(value, list) else []
+        if isinstance(value, bool) or not isinstance(value, kinds) or not all(type(v) in (int, float) for v in numbers):
+            raise InputError(f"a request's {key} cannot be {str(value)[:60]!r}")
+    values["solver"] = from_config(request["solver"], Solver)
+    return values
+
+
+def rerun(request: dict[str, Any], image: Any, mask: Any) -> dict[str, Any]:
+    """Return the arguments of a call that makes `request` again, with the picture and the mask that it was made from.
+
+    Raises `InputError` where they are missing: a request holds their hashes alone.
+    """
+    values = arguments(request)
+    for key, value in (("image", image), ("mask", mask)):
+        if (values[key] is None) != (value is None):
+            what = "was made from one: give the same" if value is None else "was made without one: leave it out"
+            raise InputError(f"{key}: the picture to make again {what}")
+        values[key] = value
+    if values["frame"] is not None:
+        values["frame"] = from_config(values["frame"], Frame)
+    return values
+
+
+def checked(**counts: int) -> None:
+    """Raise `InputError` for counts that are none."""
+    for name, value in counts.items():
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name}={value!r:.60} must be a whole number of at least {least}")
