@@ -114,6 +114,7 @@ def test_slices_are_the_rows_of_the_whole():
 def test_wrappers_nest():
     codec, z = scrambled(TINY.build()), normal(3, 4, 6, 6)
     assert error(Sliced(Strips(codec, 4), 2).decode(z), codec.decode(z)) < 1e-5
+    assert len(Sliced(Strips(codec, 4), 2).state_dict()) == len(codec.state_dict())
     nested = Tiled(Strips(codec, 4), 4, 2)
     assert error(nested.decode(z), Tiled(codec, 4, 2).decode(z)) < 1e-5
 

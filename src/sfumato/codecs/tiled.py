@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -40,15 +41,15 @@ class Strips(Wrapped):
             raise InputError(f"{type(codec).__name__} cannot work along strips: use Tiled, or Sliced")
         if height < 1:
             raise InputError(f"strips need a height of 1 or more, got {height}")
-        self.striped, self.height = codec, height
+        self.height = height
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the wrapped codec's, computed along strips."""
-        return self.striped.posterior(pixels, self.height)
+        return cast(Striped, self.codec).posterior(pixels, self.height)
 
     def decode(self, latents: Tensor, noise: Noise | None = None) -> Tensor:
         """Return the wrapped codec's pixels, computed along strips."""
-        return self.striped.decode(latents, noise, self.height)
+        return cast(Striped, self.codec).decode(latents, noise, self.height)
 
 
 class Tiled(Wrapped):
