@@ -1,8 +1,5 @@
 """The tiny encoders stand for real ones: their tokenizers read any prompt, each in the way of its kind."""
 
-import pytest
-
-pytest.importorskip("transformers")
 import tiny_text
 
 

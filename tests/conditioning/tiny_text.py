@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import string
 
+import pytest
 import torch
-import transformers
-from tokenizers.pre_tokenizers import ByteLevel
+
+transformers = pytest.importorskip("transformers")
+pre_tokenizers = pytest.importorskip("tokenizers.pre_tokenizers")
 
 WORDS = ("a", "photo", "of", "cat", "dog", "astronaut", "red", "sharp", "ugly", "blurry", "style", "the", "in", "hat")
 WIDTH = 32
@@ -24,12 +26,12 @@ def scrambled(model: torch.nn.Module, seed: int) -> torch.nn.Module:
         for name, value in model.named_parameters():
             centre = 1.0 if value.ndim == 1 and name.endswith("weight") else 0.0
             value.copy_(centre + 0.2 * torch.randn(value.shape, generator=generator))
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def clip_tokenizer(*, pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
     """Return a byte-pair tokenizer of CLIP: 77 tokens; `pad` "!" is that of OpenCLIP's towers (id 0)."""
-    letters = sorted(ByteLevel.alphabet())
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = ["!", *[c for c in letters if c != "!"], *[c + "</w>" for c in letters]]
     merges: list[str] = []
     for word in WORDS:

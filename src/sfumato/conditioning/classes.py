@@ -25,7 +25,7 @@ class Classes:
         if len(set(self.names)) != len(self.names):
             raise InputError(f"{len(set(self.names))} different names for {len(self.names)} classes: give each its own")
 
-    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, avoid: int = 0) -> Encoded:
+    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, negative: bool = False) -> Encoded:
         """Return {"y": int64[n]}."""
         found = [self.index(prompt) for prompt in prompts]
         return Encoded({"y": torch.tensor([len(self.names) if i is None else i for i in found])})
@@ -53,7 +53,7 @@ class Classes:
 class Nothing:
     """The conditioner of an unconditional network: it takes no prompt."""
 
-    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, avoid: int = 0) -> Encoded:
+    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, negative: bool = False) -> Encoded:
         """Return no conditions; raise `InputError` for a prompt."""
         for prompt in prompts:
             self.described(prompt)

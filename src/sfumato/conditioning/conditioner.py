@@ -42,10 +42,10 @@ class Frame:
 class Conditioner(Protocol):
     """prompts -> condition tensors, one row a prompt; a prompt of None is "no prompt", the null of guidance."""
 
-    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, avoid: int = 0) -> Encoded:
-        """Return the conditions of `prompts`, of which the last `avoid` are those to avoid (the nulls of guidance).
+    def __call__(self, prompts: Sequence[Prompt], frame: Frame | None = None, *, negative: bool = False) -> Encoded:
+        """Return the conditions of `prompts`; `negative` where they are what to avoid.
 
-        All rows of a call can stand in one batch: texts are padded to the same number of tokens.
+        All rows of a call can stand in one batch; `matched` brings those of two calls to one length.
         Raises `InputError` for a prompt that this model cannot read.
         """
         ...
