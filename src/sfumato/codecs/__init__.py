@@ -6,10 +6,13 @@
 from .codec import Codec, Identity, IdentityConfig, Striped
 from .kl import AutoencoderKL, AutoencoderKLConfig
 from .tiled import Sliced, Strips, Tiled
+from .tiny import AutoencoderTiny, AutoencoderTinyConfig
 
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLConfig",
+    "AutoencoderTiny",
+    "AutoencoderTinyConfig",
     "Codec",
     "Identity",
     "IdentityConfig",
