@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
+from ..conditioning.matched import matched
 from ..core import (
     Denoiser,
     Diverged,
@@ -306,12 +307,13 @@ class Pipeline:
             raise InputError("negative does nothing without guidance: give a guidance other than 1")
         if len(avoid) not in (1, len(asked)):
             raise InputError(f"{len(avoid)} negative prompts for {len(asked)} prompts: give one, or one for each")
-        avoid = [] if scale == 1.0 else avoid * (len(asked) // len(avoid))
-        cond, notes = self.conditioner([*asked, *avoid], frame, avoid=len(avoid))
-        rows = {key: value.to(device).repeat_interleave(n, 0) for key, value in cond.items()}
-        split = n * len(asked)
-        null = {key: value[split:] for key, value in rows.items()} if avoid and rows else None
-        return {key: value[:split] for key, value in rows.items()}, null, notes
+        encoded = [self.conditioner(asked, frame)]
+        if scale != 1.0:
+            avoid = avoid * (len(asked) // len(avoid))
+            encoded = list(matched(*encoded, self.conditioner(avoid, frame, negative=True)))
+        rows = [{key: value.to(device).repeat_interleave(n, 0) for key, value in e.cond.items()} for e in encoded]
+        notes = tuple(dict.fromkeys(note for e in encoded for note in e.notes))
+        return rows[0], rows[1] if len(rows) > 1 and rows[1] else None, notes
 
     def _guided(
         self,
