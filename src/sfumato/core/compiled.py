@@ -2,8 +2,9 @@
 
 The loop runs under a dispatch mode that writes down every operation on tensors, so that Python's part of it, the
 solver's coefficients among it, is done once. The record is cut where steps end. The factors of a step become a table
-that goes in with the state: steps of one form are then one graph, which `torch.compile` makes into a few kernels (50
-steps of DDIM are two graphs). Noise is drawn by `Noise` before the run; weights go in by reference.
+that goes in with the state: steps of one form are then one graph, of which torch's compiler makes a few kernels (50
+steps of DDIM are two graphs; nothing of a run is outside of them but the embeddings of its times). Noise is drawn by
+`Noise` before the run; weights go in by reference.
 """
 
 from __future__ import annotations
@@ -146,13 +147,18 @@ def run(
 ) -> Tensor:
     """Return what `loop` does, to rounding, by compiled graphs; the record is kept as long as `denoiser` lives.
 
-    Raises `InputError` for a run that depends on values of the state, and where there is no C++ compiler.
+    Raises `InputError` for a run that goes by values of the state, for conditions that are neither tensors nor numbers,
+    and where there is no C++ compiler.
     """
     given = [x, *(v for v in cond.values() if isinstance(v, Tensor))]
-    settings = {name: "tensor" if isinstance(v, Tensor) else repr(v) for name, v in cond.items()}
-    stamp = _stamp(denoiser)
+    settings = tuple((name, None if isinstance(v, Tensor) else v) for name, v in cond.items())
+    for name, v in settings:
+        if not isinstance(v, (int, float, str, type(None))):
+            raise InputError(f"compile=True takes tensors and numbers as conditions, got {name}={v!r:.60}")
+    stamp = [*_stamp(denoiser), *(v for v in _stamp(solver) if isinstance(v, Tensor))]
     kinds = tuple((v.shape, v.stride(), v.dtype, v.device) for v in (*given, *stamp) if isinstance(v, Tensor))
-    key = (repr(solver), tuple(plan), str(settings), kinds, torch.get_num_threads(), callback is None)
+    cast_to = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+    key = (repr(solver), tuple(plan), repr(settings), kinds, cast_to, torch.get_num_threads(), callback is None)
     programs = _PROGRAMS.setdefault(denoiser, {})
     program = programs.get(key)
     if program is None or len(stamp) != len(program.stamp) or not all(map(is_, stamp, program.stamp)):
@@ -164,7 +170,7 @@ def _stamp(part: Any) -> list[Any]:
     """Return the objects that a denoiser is made of, down to its parameters: a run is recorded anew for another one."""
     found: list[Any] = []
     for owner in part.modules() if isinstance(part, nn.Module) else (part,):
-        for value in vars(owner).values():
+        for value in getattr(owner, "__dict__", {}).values():
             found.append(value)
             if isinstance(value, dict) and isinstance(part, nn.Module):
                 found += value.values()
@@ -210,11 +216,11 @@ def _program(
     for start, end in _runs([form(i, i + 1).text for i in every] if joined else every):
         shape = form(start, end)
         # what comes before the first step, the embeddings of all times, is not worth a graph of its own
-        function = _compiled(shape) if start > 0 else shape.graph()
+        function = _compiled(shape) if start > 0 and shape.ops else shape.graph()
         parts.append(_Part(function, shape.inputs, shape.tables, shape.outputs, states[end - 1]))
     made = {slot for part in parts for slot in part.outputs}
     made.update(range(len(given)), (draw.slot for draw in record.draws))
-    held = {slot: record.tensors[slot] for part in parts for slot in part.inputs if slot not in made}
+    held = {slot: record.tensors[slot] for part in parts for slot in (*part.inputs, part.state) if slot not in made}
     return _Program(held, record.draws, parts, stamp)
 
 
