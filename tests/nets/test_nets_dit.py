@@ -440,7 +440,7 @@ def tokens_written_out(net, x, c, y, *, cross):
         u = F.linear(norm(block.norm_2, h), block.mlp.fc1.weight, block.mlp.fc1.bias)
         h = h + F.linear(F.gelu(u, approximate="tanh"), block.mlp.fc2.weight, block.mlp.fc2.bias)
     h = h[:, : side * side]
-    return unpatchify(net.out(norm(net.norm_out, h)), k.patch, k.size, k.size)
+    return unpatchify(net.out(norm(net.norm_out.norm, h)), k.patch, k.size, k.size)
 
 
 @pytest.mark.parametrize("kind", [InContext, CrossAttention])

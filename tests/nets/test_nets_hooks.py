@@ -12,6 +12,7 @@ from sfumato.nets.hooked import Hooked
 from sfumato.nets.hooks import Branch, Hooks, Subscriber, Subscriptions, sites
 from sfumato.nets.latent_unet import LatentUNetConfig
 from sfumato.nets.mmdit import MMDiTConfig
+from sfumato.nets.pixart import PixArtConfig
 
 
 def _scrambled(net):
@@ -69,7 +70,17 @@ def _dit_cross():
     return _scrambled(config.build()), x, {"y": torch.tensor([1, 4])}
 
 
-NETS = {"unet": _unet, "mmdit": _mmdit, "dit": _dit, "dit-cross": _dit_cross}
+def _pixart():
+    config = PixArtConfig(size=8, out_channels=4, width=24, layers=2, heads=2, context=12)
+    g = torch.Generator().manual_seed(1)
+    return (
+        _scrambled(config.build()),
+        torch.randn(2, 4, 8, 8, generator=g),
+        {"context": torch.randn(2, 5, 12, generator=g)},
+    )
+
+
+NETS = {"unet": _unet, "mmdit": _mmdit, "dit": _dit, "dit-cross": _dit_cross, "pixart": _pixart}
 ATTENTION = ("self", "cross", "joint")
 
 

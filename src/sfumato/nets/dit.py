@@ -248,15 +248,16 @@ class AdaptiveNorm(nn.Module):
         return modulate(x, shift, scale)
 
 
-class PlainNorm(nn.LayerNorm):
-    """LN(x), whatever c."""
+class PlainNorm(nn.Module):
+    """LN(x) with its own shift and scale, whatever c."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
 
-    def forward(self, input: Tensor, c: Tensor) -> Tensor:
-        """Return tokens like `input` [B, N, D]."""
-        return super().forward(input)
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Return tokens like `x` [B, N, D]."""
+        return self.norm(x)
 
 
 class DiT(nn.Module):
