@@ -25,6 +25,7 @@ from .. import __version__
 from ..codecs.codec import Codec
 from ..conditioning import Conditioner
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
+from ..core.json_file import read_json
 from ..core.weights import check_header, read_weights, reason, specs, sync, write_weights
 from .extra import Extra
 from .images import Modality
@@ -33,7 +34,6 @@ from .pipeline import Pipeline
 
 FORMAT = 2
 CONFIG, WEIGHTS, CODEC = "sfumato.json", "model.safetensors", "codec.safetensors"
-MAX_CONFIG = 1 << 20  # bytes
 MAX_NUMBER = 1 << 22  # of layers, channels, classes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
@@ -110,20 +110,38 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     return folder
 
 
-def load(path: str | Path) -> Pipeline:
-    """Return the pipeline in a folder that `Pipeline.save` wrote, or of a training run's newest whole checkpoint.
+def load(
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Pipeline:
+    """Return the pipeline in a folder: ours, a training run's newest whole checkpoint, or another library's.
 
-    The weights are memory-mapped: pages come from the disk when they are used. Raises `InputError` for what is not
-    such a folder, `CheckpointError` for one that is damaged.
+    `variant` names one of several sets of weights ("fp16"); `device` and `dtype` are where they go, by default where
+    and how they are stored. Stored ones are memory-mapped: pages come from the disk when they are used. Raises
+    `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
     """
     path = Path(path)
     if (path / CONFIG).is_file():
-        return _read(path)
+        return _placed(_read(path), device, dtype)
     if (path / "checkpoints").is_dir():
         from ..recipes.run import pipeline_of_run
 
-        return pipeline_of_run(path)
+        return _placed(pipeline_of_run(path), device, dtype)
+    if (path / "model_index.json").is_file():
+        from ..interop.diffusers.folder import read_pipeline
+
+        return read_pipeline(path, variant=variant, device=device, dtype=dtype)
     raise InputError(_refusal(path))
+
+
+def _placed(pipe: Pipeline, device: torch.device | str | None, dtype: torch.dtype | None) -> Pipeline:
+    for target in (device, dtype):
+        if target is not None:
+            pipe.to(target)
+    return pipe
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -173,21 +191,6 @@ def at_most(count: int) -> Generator[None]:
         yield
     finally:
         handle.remove()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the table in a JSON file of at most 1 MiB; a key given twice is refused."""
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise CheckpointError(f"{path} is above {MAX_CONFIG >> 20} MiB, which no configuration is")
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {str(error)[:120]}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} does not hold a table")
-    return data
 
 
 def _read(folder: Path) -> Pipeline:
@@ -278,13 +281,6 @@ def _exact(data: Any, keys: tuple[str, ...], where: str) -> None:
             raise InputError(f"{where} has no key {key[:60]!r}{nearest(key[:60], keys)}")
     if missing := [key for key in keys if key not in data]:
         raise InputError(f"{where} needs {', '.join(missing)}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key is given twice")
-    return table
 
 
 def _refusal(path: Path) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
 from ..conditioning.matched import matched
+from ..conditioning.text import TextConditioner
 from ..core import (
     Denoiser,
     Diverged,
@@ -211,8 +212,12 @@ class Pipeline:
         return out
 
     def to(self, target: torch.device | torch.dtype | str) -> Pipeline:
-        """Move the network to a device or a dtype, in place, and return the pipeline."""
+        """Move the network, the codec and the text encoders to a device or a dtype, in place; return the pipeline."""
         self.denoiser.to(target)  # type: ignore[arg-type]
+        if self.codec is not None:
+            self.codec.to(target)  # type: ignore[arg-type]
+        if isinstance(self.conditioner, TextConditioner):
+            self.conditioner.to(**({"dtype": target} if isinstance(target, torch.dtype) else {"device": target}))
         return self
 
     def save(self, folder: str | Path) -> Path:

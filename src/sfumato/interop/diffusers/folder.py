@@ -1,0 +1,236 @@
+"""A diffusers folder as a pipeline: `model_index.json`, its networks, text encoders, autoencoder and scheduler."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...codecs.codec import Codec
+from ...conditioning import Classes, Conditioner
+from ...conditioning.clip import ClipText
+from ...conditioning.hunyuan import HunyuanText
+from ...conditioning.lumina import LuminaText
+from ...conditioning.pixart import PixArtText
+from ...conditioning.sd3 import SD3Text
+from ...conditioning.text import Family, TextConditioner
+from ...conditioning.tower_files import read_tower
+from ...conditioning.xl import RefinerText, XLText
+from ...core import CheckpointError, FlowTime, InputError, LearnedVariance, Preconditioned, nearest
+from ...core.json_file import read_json
+from ...core.weights import specs
+from ...pipeline import Defaults, Pipeline
+from ...pipeline.extra import default as default_extra
+from ...pipeline.folder import at_most, empty
+from ..files import weights_in
+from ..links import check, read
+from .layout import Layout
+from .scheduler import Contract, contract
+
+LAYOUTS = {
+    "UNet2DConditionModel": "latent_unet",
+    "UNet2DModel": "unet",
+    "DiTTransformer2DModel": "dit",
+    "SD3Transformer2DModel": "mmdit",
+    "PixArtTransformer2DModel": "pixart",
+    "HunyuanDiT2DModel": "hunyuan_dit",
+    "LuminaNextDiT2DModel": "lumina",
+    "AutoencoderKL": "kl",
+    "AutoencoderTiny": "tiny",
+    "VQModel": "vq",
+    "ConsistencyDecoderVAE": "consistency_decoder",
+}
+ALIASES = {"Transformer2DModel": "PixArtTransformer2DModel"}
+NETWORKS = ("unet", "transformer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a pipeline class of theirs needs beside its parts.
+
+    `family(folder's index, network's config) -> the rule of its texts`; `towers`: our name -> their component;
+    `guidance` and `steps`: the defaults of the published pipeline.
+    """
+
+    family: Callable[[Mapping[str, Any], nn.Module], Family] | None = None
+    towers: Mapping[str, str] = field(default_factory=dict[str, str])
+    guidance: float = 7.5
+    steps: int = 50
+
+
+def _xl(index: Mapping[str, Any], net: nn.Module) -> Family:
+    zeros = bool(index.get("force_zeros_for_empty_prompt", True))
+    return XLText(zeros=zeros)
+
+
+_SD = Kind(family=lambda index, net: ClipText(), towers={"clip": "text_encoder"})
+_XL = Kind(family=_xl, towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2"}, guidance=5.0)
+_REFINER = Kind(
+    family=lambda index, net: RefinerText(zeros=bool(index.get("force_zeros_for_empty_prompt", False))),
+    towers={"clip_g": "text_encoder_2"},
+    guidance=5.0,
+)
+_SD3 = Kind(
+    family=lambda index, net: SD3Text(width=int(getattr(net, "config").context)),  # noqa: B009
+    towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
+    guidance=7.0,
+    steps=28,
+)
+
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(
+        (
+            "StableDiffusionPipeline",
+            "StableDiffusionImg2ImgPipeline",
+            "StableDiffusionInpaintPipeline",
+            "StableDiffusionInstructPix2PixPipeline",
+            "StableDiffusionDepth2ImgPipeline",
+            "StableDiffusionControlNetPipeline",
+            "LatentConsistencyModelPipeline",
+        ),
+        _SD,
+    ),
+    **dict.fromkeys(
+        (
+            "StableDiffusionXLPipeline",
+            "StableDiffusionXLInpaintPipeline",
+            "StableDiffusionXLControlNetPipeline",
+        ),
+        _XL,
+    ),
+    "StableDiffusionXLImg2ImgPipeline": _REFINER,
+    "StableDiffusion3Pipeline": _SD3,
+    "PixArtAlphaPipeline": Kind(
+        family=lambda index, net: PixArtText(), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
+    ),
+    "PixArtSigmaPipeline": Kind(
+        family=lambda index, net: PixArtText(length=300), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
+    ),
+    "HunyuanDiTPipeline": Kind(
+        family=lambda index, net: HunyuanText(), towers={"bert": "text_encoder", "t5": "text_encoder_2"}, guidance=5.0
+    ),
+    "LuminaPipeline": Kind(
+        family=lambda index, net: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
+    ),
+    "LuminaText2ImgPipeline": Kind(
+        family=lambda index, net: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
+    ),
+    "DiTPipeline": Kind(guidance=4.0),
+    "DDPMPipeline": Kind(guidance=1.0, steps=1000),
+    "DDIMPipeline": Kind(guidance=1.0),
+}
+
+
+def layout(kind: str) -> Layout:
+    """Return the layout of a class of theirs; raise `InputError` for one that is not read."""
+    name = ALIASES.get(kind, kind)
+    if name not in LAYOUTS:
+        raise InputError(f"the class {kind!r:.60} is not read{nearest(kind, LAYOUTS)}")
+    return importlib.import_module(f"{__package__}.{LAYOUTS[name]}").LAYOUT
+
+
+def read_network(
+    folder: Path,
+    *,
+    variant: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Return the network or the codec of a folder with `config.json` and `diffusion_pytorch_model.safetensors`.
+
+    Its weights stay mapped where device and dtype are those of the file. Raises `InputError` for a class or a setting
+    that is not read, `CheckpointError` for a folder that is damaged, or lacks or has a tensor too many.
+    """
+    data = read_json(folder / "config.json")
+    of = layout(str(data.get("_class_name")))
+    config = of.config(data)
+    tensors, _ = weights_in(folder, "diffusion_pytorch_model", variant)
+    stored = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    with at_most(2 * len(tensors)):
+        net = empty(config, stored)
+    ours, missing, unused = read(of.links(net), tensors)
+    kind = type(net).__name__
+    check(kind, str(folder), specs(net.state_dict()), ours, missing)
+    if left := [name for name in unused if not of.ignored(name)]:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise CheckpointError(f"{folder} has tensors that {kind} does not use: {', '.join(left[:3])}{more}")
+    net.load_state_dict(ours, assign=True)
+    return net.to(device=device, dtype=dtype).eval()
+
+
+def read_pipeline(
+    folder: Path,
+    *,
+    variant: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Pipeline:
+    """Return the pipeline of a folder with `model_index.json`.
+
+    Sub-folders may be absent where a model works without them (a text encoder of Stable Diffusion 3). A safety checker,
+    a feature extractor and an image encoder are left alone. Raises as `read_network`.
+    """
+    index = read_json(folder / "model_index.json")
+    name = str(index.get("_class_name"))
+    if name not in KINDS:
+        raise InputError(f"{folder}: the pipeline {name!r:.60} is not read{nearest(name, KINDS)}")
+    kind = KINDS[name]
+    place: dict[str, Any] = {"variant": variant, "device": device, "dtype": dtype}
+    part = next((n for n in NETWORKS if (folder / n / "config.json").is_file()), None)
+    if part is None:
+        raise CheckpointError(f"{folder} has none of the folders {', '.join(NETWORKS)}")
+    net = read_network(folder / part, **place)
+    codec = read_network(folder / "vae", **place) if (folder / "vae" / "config.json").is_file() else None
+    if codec is not None and not isinstance(codec, Codec):
+        raise InputError(f"{folder / 'vae'} holds a {type(codec).__name__}, which is no codec")
+    said = contract(read_json(folder / "scheduler" / "scheduler_config.json"))
+    conditioner = _conditioner(folder, index, kind, net, place)
+    side = read_json(folder / part / "config.json").get("sample_size")
+    return assembled(net, codec, conditioner, said, kind, side if isinstance(side, int) else 64)
+
+
+def assembled(
+    net: nn.Module, codec: Codec | None, conditioner: Conditioner | None, said: Contract, kind: Kind, side: int
+) -> Pipeline:
+    """Return the pipeline of its parts, for latents of `side`; a network with twice the channels learned its variance."""
+    config: Any = getattr(net, "config", None)
+    channels = int(getattr(config, "in_channels", None) or config.channels)
+    out = getattr(config, "out_channels", None) or channels
+    prediction = LearnedVariance(prediction=said.prediction) if out == 2 * channels else said.prediction
+    scaling: Any = said.scaling
+    if isinstance(scaling, FlowTime) and type(net).__name__ == "Lumina":
+        scaling = FlowTime(scale=-1.0, shift=1.0)  # it counts from noise to data
+    return Pipeline(
+        denoiser=Preconditioned(net, said.schedule, prediction, scaling),
+        shape=(channels, side, side),
+        conditioner=conditioner,
+        codec=codec,
+        extra=default_extra(int(getattr(config, "extra", 0))),
+        defaults=Defaults(solver=said.solver, grid=said.grid, steps=kind.steps, guidance=kind.guidance),
+    )
+
+
+def _conditioner(
+    folder: Path, index: Mapping[str, Any], kind: Kind, net: nn.Module, place: Mapping[str, Any]
+) -> Conditioner | None:
+    if kind.family is None:
+        labels = index.get("id2label")
+        if isinstance(labels, dict) and isinstance(getattr(net, "cond", {}).get("y"), int):
+            names = [str(labels[k]).split(",")[0].strip() for k in sorted(labels, key=int)]
+            if len(set(names)) == len(names) == getattr(net, "cond")["y"]:  # noqa: B009
+                return Classes(names=tuple(names))
+        return None
+    towers: dict[str, Any] = {}
+    for ours, theirs in kind.towers.items():
+        said = index.get(theirs)
+        if not (folder / theirs / "config.json").is_file():
+            continue
+        known = str(said[1]) if isinstance(said, list) and len(said) == 2 else None
+        tokenizer = folder / theirs.replace("text_encoder", "tokenizer")
+        towers[ours] = read_tower(folder / theirs, tokenizer, kind=known, **place)
+    return TextConditioner(family=kind.family(index, net), towers=towers)

@@ -1,0 +1,73 @@
+"""Tiny pipelines of diffusers with random weights, saved as folders: what the readers are tested on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from interop_parity import scrambled
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "conditioning"))
+import tiny_text
+
+diffusers = pytest.importorskip("diffusers")
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": tiny_text.WIDTH,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+VAE = {
+    "block_out_channels": (16, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "sample_size": 16,
+}
+
+
+def vae(**changes):
+    return scrambled(diffusers.AutoencoderKL(**(VAE | changes)), 5, scale=0.1)
+
+
+def unet(**changes):
+    return scrambled(diffusers.UNet2DConditionModel(**(UNET | changes)), 6, scale=0.1)
+
+
+def sd(kind="StableDiffusionPipeline", scheduler=None, *, unet_changes=None, **parts):
+    made = {
+        "unet": unet(**(unet_changes or {})),
+        "vae": vae(),
+        "text_encoder": tiny_text.clip_text(),
+        "tokenizer": tiny_text.clip_tokenizer(),
+        "scheduler": scheduler or diffusers.DDIMScheduler(**BETAS, clip_sample=False, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    if kind in ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"):
+        parts = {"requires_safety_checker": False, **parts}
+    return quiet(getattr(diffusers, kind)(**(made | parts)))
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def times(scheduler, steps):
+    """Return our times of a scheduler's steps, the last to the data."""
+    scheduler.set_timesteps(steps)
+    return [(float(t) + 1) / 1000 for t in scheduler.timesteps] + [0.0]
+
+
+def start(shape, seed=3):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
