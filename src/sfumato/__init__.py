@@ -189,6 +189,7 @@ if TYPE_CHECKING:
 _ROOMS = (
     "align",
     "cold",
+    "control",
     "core",
     "data",
     "guidance",
