@@ -6,7 +6,7 @@ import torch
 import sfumato as sf
 from sfumato import InputError, Noise
 from sfumato.codecs import AutoencoderKLConfig, Identity, IdentityConfig
-from sfumato.codecs.kl import sd, sd3, sdxl
+from sfumato.codecs.kl import sd, sd3, sdxl, upscaler
 from sfumato.pipeline.folder import empty
 
 TINY = AutoencoderKLConfig(widths=(8, 16, 16), layers=1, groups=4)
@@ -40,6 +40,12 @@ def test_the_published_numbers_of_parameters(config, all_of_it, encoder, decoder
     assert count(codec.decoder) == decoder
     assert (codec.factor, codec.channels) == (8, config.latent)
     assert sf.from_config(sf.to_config(config)) == config
+
+
+def test_the_upscaler_s_has_a_level_less():
+    codec = empty(upscaler(), torch.float32)
+    assert sum(p.numel() for p in codec.parameters()) == 55_325_927
+    assert codec.factor == 4
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from .codec import Codec, Identity, IdentityConfig, Striped
 from .kl import AutoencoderKL, AutoencoderKLConfig
 from .tiled import Sliced, Strips, Tiled
 from .tiny import AutoencoderTiny, AutoencoderTinyConfig
+from .vq import VQModel, VQModelConfig, codebook_loss
 
 __all__ = [
     "AutoencoderKL",
@@ -20,4 +21,7 @@ __all__ = [
     "Striped",
     "Strips",
     "Tiled",
+    "VQModel",
+    "VQModelConfig",
+    "codebook_loss",
 ]
