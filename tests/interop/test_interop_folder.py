@@ -3,7 +3,6 @@
 import diffusers
 import pytest
 import tiny_folders
-import torch
 
 import sfumato as sf
 
@@ -11,7 +10,6 @@ SOLVERS = {
     "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": True}),
     "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
-    "lms": (diffusers.LMSDiscreteScheduler, {}),
 }
 
 

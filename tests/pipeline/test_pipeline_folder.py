@@ -219,7 +219,7 @@ class _Code:
 
 def test_other_layouts_and_pickles_are_refused_unread(tmp_path):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "model_index.json").write_text("{}")
+    (tmp_path / "other" / "config.json").write_text("{}")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "pytorch_model.BIN").write_bytes(pickle.dumps(_Code()))
     (tmp_path / "weights.safetensors").write_bytes(pickle.dumps(_Code()))

@@ -217,7 +217,8 @@ class Pipeline:
         if self.codec is not None:
             self.codec.to(target)  # type: ignore[arg-type]
         if isinstance(self.conditioner, TextConditioner):
-            self.conditioner.to(**({"dtype": target} if isinstance(target, torch.dtype) else {"device": target}))
+            kind = isinstance(target, torch.dtype)
+            self.conditioner.to(None if kind else target, target if kind else None)
         return self
 
     def save(self, folder: str | Path) -> Path:
