@@ -4,6 +4,7 @@ from .classes import Classes, Nothing
 from .clip import ClipText
 from .conditioner import Conditioner, Encoded, Frame, Prompt
 from .hunyuan import HunyuanText
+from .inversions import Inversion, read_inversion, with_inversions
 from .lumina import LuminaText
 from .matched import matched
 from .pixart import PixArtText
@@ -22,6 +23,7 @@ __all__ = [
     "Family",
     "Frame",
     "HunyuanText",
+    "Inversion",
     "LuminaText",
     "Nothing",
     "PixArtText",
@@ -34,6 +36,8 @@ __all__ = [
     "Weighted",
     "XLText",
     "matched",
+    "read_inversion",
     "read_tower",
+    "with_inversions",
     "write_tower",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -30,11 +30,12 @@ class Tower:
     `model` and `tokenizer` are theirs; `read_tower` takes them from files. The pooled vector is CLIP's state of the
     first end token after all layers and the final norm, projected where the model has a projection; this differs from
     an arg-max of the ids, which released configurations ask for (their `eos_token_id` is 2), only where tokens were
-    added.
+    added. `several`: ids that stand for several, those of a learned word of more than one vector.
     """
 
     model: nn.Module
     tokenizer: Any
+    several: Mapping[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
 
     def __call__(self, ids: Tensor, mask: Tensor | None = None, *, skip: int = 0, norm: bool = True) -> States:
         """Return the states of `ids` int[n, T] after all layers but the last `skip`, and after the final norm or not.
@@ -58,7 +59,8 @@ class Tower:
 
     def tokens(self, text: str) -> list[int]:
         """Return the ids of a text, without those that start and end it."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return [i for one in ids for i in self.several.get(one, (one,))]
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of some ids."""
@@ -80,7 +82,7 @@ class Tower:
     def copied(self) -> Tower:
         """Return a tower whose tokenizer and structure are its own and whose weights are shared with this one."""
         memo = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
-        return Tower(copy.deepcopy(self.model, memo), copy.deepcopy(self.tokenizer))
+        return Tower(copy.deepcopy(self.model, memo), copy.deepcopy(self.tokenizer), self.several)
 
     @property
     def device(self) -> torch.device:
