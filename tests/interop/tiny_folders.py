@@ -71,3 +71,38 @@ def times(scheduler, steps):
 
 def start(shape, seed=3):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+XL_UNET = {
+    "block_out_channels": (32, 64),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (2, 4),
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+}
+
+
+def xl(kind="StableDiffusionXLPipeline", *, unet_changes=None, **parts):
+    refiner = kind == "StableDiffusionXLImg2ImgPipeline"
+    projection = 1280 if refiner else 24
+    width = tiny_text.WIDTH * (1 if refiner else 2)
+    changes = XL_UNET | {
+        "cross_attention_dim": width,
+        "projection_class_embeddings_input_dim": projection + 256 * (5 if refiner else 6),
+    }
+    made = {
+        "unet": unet(**(changes | (unet_changes or {}))),
+        "vae": vae(force_upcast=True, scaling_factor=0.13025),
+        "text_encoder": None if refiner else tiny_text.clip_text(),
+        "tokenizer": None if refiner else tiny_text.clip_tokenizer(),
+        "text_encoder_2": tiny_text.clip_text(act="gelu", projection=projection, seed=9),
+        "tokenizer_2": tiny_text.clip_tokenizer(pad="!"),
+        "scheduler": diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+        "force_zeros_for_empty_prompt": not refiner,
+    }
+    if refiner:
+        parts = {"requires_aesthetics_score": True, **parts}
+    return quiet(getattr(diffusers, kind)(**(made | parts)))

@@ -8,6 +8,7 @@ from .dynamic_threshold import DynamicThreshold
 from .guided import Guided
 from .interval import Interval
 from .rescale import Rescale
+from .two_scale import TwoScale
 
 __all__ = [
     "Autoguidance",
@@ -20,4 +21,5 @@ __all__ = [
     "LogLikelihood",
     "Logits",
     "Rescale",
+    "TwoScale",
 ]

@@ -55,7 +55,12 @@ class Inpainting:
 @register
 @dataclass(frozen=True, kw_only=True)
 class Instruct:
-    """The latents of the picture to edit, without the codec's scale (InstructPix2Pix, arXiv 2211.09800)."""
+    """The latents of the picture to edit, without the codec's scale (InstructPix2Pix, arXiv 2211.09800).
+
+    `guidance` is the scale of the picture, beside that of the text: 1.5 is its authors' (section 4.1).
+    """
+
+    guidance: float = 1.5
 
     @property
     def keeps(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -26,8 +25,10 @@ from ..codecs.codec import Codec
 from ..conditioning import Conditioner
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
 from ..core.json_file import read_json
-from ..core.weights import check_header, read_weights, reason, specs, sync, write_weights
+from ..core.weights import check_header, read_weights, specs, write_weights
+from .aside import whole
 from .extra import Extra
+from .identity import bare
 from .images import Modality
 from .names import Defaults
 from .pipeline import Pipeline
@@ -85,28 +86,18 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     _bounded(config["denoiser"]["net"])
     if specs(empty(from_config(config["denoiser"]["net"]), dtype).state_dict()) != specs(state):
         raise InputError(f"the weights of this {type(net).__name__} are not those that its `config` builds in {name}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} already holds something; nothing is overwritten, give a new folder")
     document = {"format_version": FORMAT, "sfumato": __version__, "dtype": name, **config}
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
+    with whole(folder) as aside:
         write_weights(aside / WEIGHTS, state, {"format": "pt", "sfumato": __version__})
-        if pipeline.codec is not None:
-            write_weights(aside / CODEC, pipeline.codec.state_dict(), {"format": "pt", "sfumato": __version__})
+        codec = bare(pipeline.codec)
+        if codec is not None:
+            write_weights(aside / CODEC, codec.state_dict(), {"format": "pt", "sfumato": __version__})
         if hasattr(pipeline.conditioner, "save"):
             cast(Any, pipeline.conditioner).save(aside)
         with open(aside / CONFIG, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        sync(aside)
-        os.rename(aside, folder)
-        sync(folder.parent)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {reason(error)}; nothing was overwritten") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -31,10 +30,11 @@ from ..core import (
     to_config,
 )
 from ..core.sampling import Callback
-from ..guidance import ClassifierFree, Guided, Interval, Rescale
+from ..guidance import ClassifierFree, Guided, Interval, Rescale, TwoScale
 from .culprit import culprit
-from .extra import Extra
+from .extra import Extra, Instruct
 from .given import given
+from .identity import bare, digest, weights_of
 from .images import Modality, Pixels
 from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
@@ -103,6 +103,7 @@ class Pipeline:
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         rescale: float | None = None,
+        image_guidance: float | None = None,
         image: Any = None,
         mask: Any = None,
         strength: float | None = None,
@@ -118,6 +119,7 @@ class Pipeline:
         - `solver`: a name of `SOLVERS`, or a solver. `grid`: a name of `GRIDS` with `steps`, or the falling times.
         - `guidance`: the scale w of classifier-free guidance, 1 is off. `guidance_interval`: (low, high) of
           s = sigma / alpha where it acts. `rescale`: the phi of `Rescale`. Rows without a prompt are not guided.
+          `image_guidance`: the scale of the picture, for networks that edit one by instruction (`TwoScale`).
         - `image`: a picture to start from, with `strength` in (0, 1], the share of the steps that are run (SDEdit,
           arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (1 or white where to paint anew) only
           there; the rest of the picture is kept exactly. Networks made for in-painting read both.
@@ -148,7 +150,7 @@ class Pipeline:
             cond, null, notes = self._conditions(asked, negative, n, told, scale, device)
             begin = given(self, times, shape, Noise(seeds), image=image, mask=mask, strength=strength, span=span)
             cond = begin.conditions(cond, len(seeds))
-            denoiser = begin.keeping(self._guided(scale, null, guidance_interval, rescale))
+            denoiser = begin.keeping(self._guided(scale, null, guidance_interval, rescale, image_guidance))
             x = sample(
                 denoiser,
                 (len(seeds), *shape),
@@ -176,6 +178,7 @@ class Pipeline:
             "guidance": scale,
             "guidance_interval": None if guidance_interval is None else list(guidance_interval),
             "rescale": rescale,
+            "image_guidance": image_guidance,
             **begin.request,
         }
         return Output(
@@ -240,7 +243,7 @@ class Pipeline:
             "denoiser": {k: to_config(v) for k, v in (parts | {"scaling": denoiser.scaling}).items()},
             "shape": list(self.shape),
             "conditioner": described(self.conditioner),
-            "codec": None if self.codec is None else to_config(getattr(self.codec, "config", None)),
+            "codec": None if self.codec is None else to_config(getattr(bare(self.codec), "config", None)),
             "extra": None if self.extra is None else to_config(self.extra),
             "modality": to_config(self.modality),
             "defaults": to_config(self.defaults),
@@ -248,20 +251,16 @@ class Pipeline:
         }
 
     def sha256(self) -> str:
-        """Return the hash of what decides the samples: the denoiser's configuration and its weights.
+        """Return the hash of what decides the samples: the parts' configurations, and the weights of the denoiser, the
+        codec and the text encoders.
 
         It is the same in memory and in a folder. Computed once, and again when a weight was changed in place.
         """
-        tensors = self.denoiser.net.state_dict(keep_vars=True)
+        tensors = weights_of(self.denoiser.net, self.codec, self.conditioner)
         stamp = [(name, t.data_ptr(), t._version) for name, t in tensors.items()]
         if self._hash is None or self._hash[0] != stamp:
-            digest = hashlib.sha256()
-            digest.update(json.dumps(self._identity(), sort_keys=True).encode())
-            for name in sorted(tensors):
-                value = tensors[name].detach().cpu().contiguous()
-                digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                digest.update(value.reshape(-1).view(torch.uint8).numpy())
-            self._hash = (stamp, digest.hexdigest())
+            identity = json.dumps(self._identity(), sort_keys=True).encode()
+            self._hash = (stamp, digest(identity, tensors))
         return self._hash[1]
 
     def _identity(self) -> dict[str, Any]:
@@ -327,15 +326,23 @@ class Pipeline:
         null: Mapping[str, Tensor] | None,
         interval: tuple[float, float] | None,
         rescale: float | None,
+        picture: float | None,
     ) -> Denoiser:
         if not math.isfinite(scale):
             raise InputError(f"guidance={scale} must be a finite number; 1 is off")
         if scale == 1.0:
-            for name, value in (("guidance_interval", interval), ("rescale", rescale)):
+            for name, value in (("guidance_interval", interval), ("rescale", rescale), ("image_guidance", picture)):
                 if value is not None:
                     raise InputError(f"{name}={value} does nothing without guidance: give a guidance other than 1")
             return self.denoiser
-        guided: Guided = ClassifierFree(denoiser=self.denoiser, scale=scale, null=null)
+        guided: Guided
+        if isinstance(self.extra, Instruct):
+            picture = self.extra.guidance if picture is None else picture
+            guided = TwoScale(denoiser=self.denoiser, scale=scale, image_scale=picture, null=null)
+        elif picture is not None:
+            raise InputError("image_guidance is for networks that edit a picture by instruction; this one does not")
+        else:
+            guided = ClassifierFree(denoiser=self.denoiser, scale=scale, null=null)
         if interval is not None:
             if len(interval) != 2:
                 raise InputError(f"guidance_interval needs (low, high) of sigma / alpha, got {tuple(interval)}")

@@ -21,6 +21,7 @@ KINDS: dict[str, Any] = {
     "guidance": (int, float),
     "guidance_interval": (list, type(None)),
     "rescale": (int, float, type(None)),
+    "image_guidance": (int, float, type(None)),
     "image": (str, type(None)),
     "mask": (str, type(None)),
     "strength": (int, float, type(None)),
