@@ -10,7 +10,9 @@ from sfumato.nets.blocks.embedding import Sinusoidal
 from sfumato.nets.dit import CrossAttention, DiTConfig
 from sfumato.nets.hooked import Hooked
 from sfumato.nets.hooks import Branch, Hooks, Subscriber, Subscriptions, sites
+from sfumato.nets.hunyuan_dit import HunyuanDiTConfig
 from sfumato.nets.latent_unet import LatentUNetConfig
+from sfumato.nets.lumina import LuminaConfig
 from sfumato.nets.mmdit import MMDiTConfig
 from sfumato.nets.pixart import PixArtConfig
 
@@ -80,7 +82,44 @@ def _pixart():
     )
 
 
-NETS = {"unet": _unet, "mmdit": _mmdit, "dit": _dit, "dit-cross": _dit_cross, "pixart": _pixart}
+def _hunyuan():
+    config = HunyuanDiTConfig(
+        out_channels=4,
+        width=16,
+        layers=4,
+        heads=2,
+        hidden=24,
+        context=12,
+        tokens=3,
+        context_2=8,
+        tokens_2=4,
+        pooled=6,
+        styles=0,
+    )
+    g = torch.Generator().manual_seed(1)
+    cond = {"context": torch.randn(2, 3, 12, generator=g), "context_2": torch.randn(2, 4, 8, generator=g)}
+    return _scrambled(config.build()), torch.randn(2, 4, 8, 8, generator=g), cond
+
+
+def _lumina():
+    config = LuminaConfig(width=48, layers=2, heads=4, kv_heads=2, context=12, multiple=16, base=3)
+    g = torch.Generator().manual_seed(1)
+    return (
+        _scrambled(config.build()),
+        torch.randn(2, 4, 8, 8, generator=g),
+        {"context": torch.randn(2, 5, 12, generator=g)},
+    )
+
+
+NETS = {
+    "unet": _unet,
+    "mmdit": _mmdit,
+    "lumina": _lumina,
+    "dit": _dit,
+    "dit-cross": _dit_cross,
+    "pixart": _pixart,
+    "hunyuan": _hunyuan,
+}
 ATTENTION = ("self", "cross", "joint")
 
 

@@ -7,8 +7,10 @@ conditions that it takes, each with its null value.
 from .blocks.kernels import packed
 from .dit import DiT, DiTConfig
 from .encoder import Encoder, EncoderConfig
+from .hunyuan_dit import HunyuanDiT, HunyuanDiTConfig
 from .mlp import MLP, MLPConfig
 from .mmdit import MMDiT, MMDiTConfig
+from .pixart import PixArt, PixArtConfig
 from .unet import UNet, UNetConfig
 
 __all__ = [
@@ -17,9 +19,13 @@ __all__ = [
     "DiTConfig",
     "Encoder",
     "EncoderConfig",
+    "HunyuanDiT",
+    "HunyuanDiTConfig",
     "MLPConfig",
     "MMDiT",
     "MMDiTConfig",
+    "PixArt",
+    "PixArtConfig",
     "UNet",
     "UNetConfig",
     "packed",

@@ -15,7 +15,7 @@ from ..core.errors import InputError
 from .blocks.attention import Attention
 from .blocks.embedding import LabelEmbedding, NoiseEmbedding, Sinusoidal, sincos_2d
 from .blocks.kernels import gated_add
-from .blocks.transformer import FeedForward, SelfAttention, gated, modulate, patchify, unpatchify
+from .blocks.transformer import AdaptiveNorm, FeedForward, SelfAttention, gated, modulate, patchify, unpatchify
 from .hooks import Hooks, passed
 
 TIME = Sinusoidal(dim=256)
@@ -233,19 +233,6 @@ class TokenBlock(nn.Module):
             x = x + self.cross(self.norm_cross(x), self.cross.keys(c.expand(len(x), -1, -1)), None, hooks)
         x = x + self.mlp(self.norm_2(x))
         return passed(self, x, hooks)
-
-
-class AdaptiveNorm(nn.Module):
-    """LN(x) (1 + s) + b, [b, s] = W SiLU(c) + bias."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(width, 2 * width)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Return tokens like `x` [B, N, D] for SiLU(t + y) [B or 1, D]."""
-        shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
-        return modulate(x, shift, scale)
 
 
 class PlainNorm(nn.Module):

@@ -65,6 +65,19 @@ class SelfAttention(nn.Module):
         return y if events is None else events.out(y)
 
 
+class AdaptiveNorm(nn.Module):
+    """LN(x) (1 + s) + b, [b, s] = W SiLU(c) + bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Return tokens like `x` [B, N, D] for SiLU(t + y) [B or 1, D]."""
+        shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
+        return modulate(x, shift, scale)
+
+
 class FeedForward(nn.Module):
     """W_2 GELU(W_1 x + b_1) + b_2, GELU in its tanh form, as in DiT."""
 
