@@ -107,7 +107,9 @@ def test_float16_weights_are_computed_in_float32_where_the_file_says_so():
 @pytest.mark.parametrize("name", ["sd", "attention at a level"])
 def test_every_weight_shows(name):
     codec = _models(name)[1]
-    assert idle(codec, lambda c: c.decode(c.encode(_pixels(), Noise([1, 2])))) == []
+    names = idle(codec, lambda c: c.decode(c.encode(_pixels(), Noise([1, 2]))))
+    # a bias of keys shifts all logits of a query alike: softmax does not see it
+    assert [n for n in names if not n.endswith("attention.k.bias")] == []
 
 
 @torch.no_grad()

@@ -89,7 +89,9 @@ def test_every_weight_shows(name):
     codec = _models(name)[1]
     x = _pixels()
     # with detached codes the codebook would show nowhere: the codes themselves, not straight through
-    assert idle(codec, lambda c: c.render(c.encode(x) + c.lookup(c.indices(c.encode(x))))) == []
+    names = idle(codec, lambda c: c.render(c.encode(x) + c.lookup(c.indices(c.encode(x)))))
+    # a bias of keys shifts all logits of a query alike: softmax does not see it
+    assert [n for n in names if not n.endswith("attention.k.bias")] == []
 
 
 def test_the_loss_is_theirs_with_beta_on_the_codes():

@@ -4,6 +4,7 @@
 """
 
 from .codec import Codec, Identity, IdentityConfig, Striped
+from .consistency_decoder import ConsistencyDecoder, ConsistencyDecoderConfig
 from .kl import AutoencoderKL, AutoencoderKLConfig
 from .tiled import Sliced, Strips, Tiled
 from .tiny import AutoencoderTiny, AutoencoderTinyConfig
@@ -15,6 +16,8 @@ __all__ = [
     "AutoencoderTiny",
     "AutoencoderTinyConfig",
     "Codec",
+    "ConsistencyDecoder",
+    "ConsistencyDecoderConfig",
     "Identity",
     "IdentityConfig",
     "Sliced",
