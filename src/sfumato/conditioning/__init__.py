@@ -11,6 +11,7 @@ from .pixart import PixArtText
 from .prompts import Verbatim, Weighted
 from .sd3 import SD3Text
 from .text import Family, TextConditioner
+from .text_files import TextConfig
 from .tower import Tower
 from .tower_files import read_tower, write_tower
 from .xl import RefinerText, XLText
@@ -31,6 +32,7 @@ __all__ = [
     "RefinerText",
     "SD3Text",
     "TextConditioner",
+    "TextConfig",
     "Tower",
     "Verbatim",
     "Weighted",

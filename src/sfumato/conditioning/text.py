@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -12,6 +13,9 @@ from ..core.errors import InputError
 from .conditioner import Encoded, Frame, Prompt
 from .prompts import Piece, Section, Syntax, Verbatim
 from .tower import Tower
+
+if TYPE_CHECKING:
+    from .text_files import TextConfig
 
 Text = tuple[Section, ...] | None
 
@@ -87,6 +91,19 @@ class TextConditioner:
         if prompt is not None and not isinstance(prompt, str):
             raise InputError(f"this model reads a text, got {prompt!r:.60}: give the prompt in words")
         return prompt
+
+    @property
+    def config(self) -> TextConfig:
+        """The settings as data, without the towers' weights."""
+        from .text_files import TextConfig
+
+        return TextConfig(family=self.family, towers=tuple(self.towers), syntax=self.syntax)
+
+    def save(self, folder: Path) -> None:
+        """Write the towers into a pipeline's folder, where `config.load` finds them."""
+        from .text_files import save_text
+
+        save_text(self, folder)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextConditioner:
         """Move all towers, in place, and return this conditioner."""

@@ -1,0 +1,47 @@
+"""The weights that decide a pipeline's samples: the network's, the codec's and the text encoders'."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..codecs.codec import Codec
+from ..codecs.tiled import Wrapped
+from ..conditioning.text import TextConditioner
+
+TIED = "encoder.embed_tokens.weight"  # T5's table, which its `shared.weight` is
+
+
+def bare(codec: Codec | None) -> Codec | None:
+    """Return a codec without what runs it in strips or tiles."""
+    while isinstance(codec, Wrapped):
+        codec = codec.codec
+    return codec
+
+
+def weights_of(net: torch.nn.Module, codec: Codec | None, conditioner: Any) -> dict[str, Tensor]:
+    """Return the tensors of all parts, each under a name of its own; the network's have no prefix."""
+    tensors: dict[str, Tensor] = dict(net.state_dict(keep_vars=True))
+    own = bare(codec)
+    if own is not None:
+        tensors |= {f"codec:{name}": t for name, t in own.state_dict(keep_vars=True).items()}
+    if isinstance(conditioner, TextConditioner):
+        for tower, encoder in conditioner.towers.items():
+            state = encoder.model.state_dict(keep_vars=True)
+            tensors |= {f"{tower}:{name}": t for name, t in state.items() if name != TIED}
+    return tensors
+
+
+def digest(identity: bytes, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a configuration and of tensors with their names, dtypes and shapes."""
+    found = hashlib.sha256()
+    found.update(identity)
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
