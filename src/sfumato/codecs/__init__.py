@@ -6,6 +6,7 @@
 from .codec import Codec, Identity, IdentityConfig, Striped
 from .consistency_decoder import ConsistencyDecoder, ConsistencyDecoderConfig
 from .kl import AutoencoderKL, AutoencoderKLConfig
+from .preview import Preview, fit_preview
 from .tiled import Sliced, Strips, Tiled
 from .tiny import AutoencoderTiny, AutoencoderTinyConfig
 from .vq import VQModel, VQModelConfig, codebook_loss
@@ -20,6 +21,7 @@ __all__ = [
     "ConsistencyDecoderConfig",
     "Identity",
     "IdentityConfig",
+    "Preview",
     "Sliced",
     "Striped",
     "Strips",
@@ -27,4 +29,5 @@ __all__ = [
     "VQModel",
     "VQModelConfig",
     "codebook_loss",
+    "fit_preview",
 ]
