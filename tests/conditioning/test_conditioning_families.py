@@ -177,14 +177,14 @@ def test_pixart(t5, kind, length):
 def test_hunyuan():
     towers = {
         "bert": Tower(tiny_text.bert(), tiny_text.bert_tokenizer()),
-        "mt5": Tower(tiny_text.t5(multilingual=True, width=48), tiny_text.t5_tokenizer()),
+        "t5": Tower(tiny_text.t5(multilingual=True, width=48), tiny_text.t5_tokenizer()),
     }
     pipe = bare(
         "HunyuanDiTPipeline",
         tokenizer=towers["bert"].tokenizer,
-        tokenizer_2=towers["mt5"].tokenizer,
+        tokenizer_2=towers["t5"].tokenizer,
         text_encoder=towers["bert"].model,
-        text_encoder_2=towers["mt5"].model,
+        text_encoder_2=towers["t5"].model,
     )
     ours = both(TextConditioner(family=HunyuanText(), towers=towers), Frame(height=96, width=64, crop=(3, 5)))
     for index, key in enumerate(("context", "context_2")):

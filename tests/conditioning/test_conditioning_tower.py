@@ -99,7 +99,7 @@ def test_shards_variants_and_dtypes(tmp_path):
     assert read_tower(model, tokenizer, dtype=torch.bfloat16)(ids).tokens.dtype == torch.bfloat16
     index["weight_map"][names[0]] = "../one.safetensors"
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match="not a file of this folder"):
+    with pytest.raises(CheckpointError, match="no file of its folder"):
         read_tower(model, tokenizer)
 
 

@@ -28,7 +28,7 @@ class HunyuanText:
     sizes: bool = True
     original: tuple[int, int] = (1024, 1024)
     lengths: tuple[int, int] = (77, 256)
-    needs: ClassVar[tuple[str, ...]] = ("bert", "mt5")
+    needs: ClassVar[tuple[str, ...]] = ("bert", "t5")
     may_lack: ClassVar[tuple[str, ...]] = ()
 
     def prepared(self, text: str) -> str:
@@ -41,7 +41,7 @@ class HunyuanText:
         """Return {"context", "context_2"} with their masks, and "sizes"; raise `InputError` without a frame."""
         prompts = empty_for_none(texts)
         first = read_sequence(towers["bert"], prompts, self.lengths[0])
-        second = read_sequence(towers["mt5"], prompts, self.lengths[1])
+        second = read_sequence(towers["t5"], prompts, self.lengths[1])
         cond = {
             "context": first.tokens,
             "context_mask": first.mask,

@@ -39,8 +39,8 @@ def read_inversion(path: str | Path, token: str | None = None) -> Inversion:
     """Return the learned word in a safetensors file.
 
     Three forms are known: `emb_params`, whose word is the file's name; `clip_l` and `clip_g`, of two towers, the same;
-    and a single tensor under the word itself. `token` gives another word. Raises `InputError` for any other file, `CheckpointError`
-    for one that is damaged.
+    and a single tensor under the word itself. `token` gives another word. Raises `InputError` for any other file,
+    `CheckpointError` for one that is damaged.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

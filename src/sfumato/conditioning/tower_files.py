@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..core.errors import CheckpointError, InputError, nearest
-from ..core.weights import read_weights, reason, write_weights
+from ..core.json_file import read_json
+from ..core.weights import reason, write_weights
+from ..interop.files import weights_in
 from .tower import Tower
 
 KINDS = {
@@ -63,10 +65,10 @@ def read_tower(
     a class that is not in `KINDS`, `CheckpointError` for a folder that is damaged or lacks a weight.
     """
     folder = Path(folder)
-    data = _json(folder / "config.json")
+    data = read_json(folder / "config.json")
     named = data.get("architectures")
     kind = kind or (str(named[0]) if isinstance(named, list) and named else "")
-    tensors = read_tensors(folder, variant)
+    tensors, _ = weights_in(folder, "model", variant)
     return tower_of(kind, data, tensors, read_tokenizer(tokenizer, kind), path=str(folder)).to(device, dtype)
 
 
@@ -137,27 +139,6 @@ def read_tokenizer(folder: str | Path, kind: str) -> Any:
         raise CheckpointError(f"cannot read the tokenizer in {folder}: {' '.join(str(error).split())[:200]}") from error
 
 
-def read_tensors(folder: Path, variant: str | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a folder's safetensors, one file or several with an index."""
-    end = f".{variant}" if variant else ""
-    file, index = folder / f"model{end}.safetensors", folder / f"model.safetensors.index{end}.json"
-    if file.is_file():
-        return read_weights(file)
-    if not index.is_file():
-        pickled = any(folder.glob("*.bin"))
-        more = "; it has a pickle, which is never read: convert it to safetensors" if pickled else ""
-        raise CheckpointError(f"{folder} holds no model{end}.safetensors{more}")
-    shards = _json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
-        raise CheckpointError(f"{index} has no weight_map")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(shards.values())):
-        if not re.fullmatch(r"[\w.-]{1,200}\.safetensors", shard):
-            raise CheckpointError(f"{index} names {shard!r:.80}, which is not a file of this folder")
-        tensors.update(read_weights(folder / shard))
-    return tensors
-
-
 def blank(kind: str, config: Mapping[str, Any], *, most: int = 1 << 20) -> nn.Module:
     """Return a text encoder without memory for its weights; `most` is how many tensors it may ask for."""
     kind = _kind(kind)
@@ -222,17 +203,3 @@ def _bounded(data: Mapping[str, Any], most: int) -> None:
     for name, value in data.items():
         if isinstance(value, int) and abs(value) > (most if "layers" in name else MAX_NUMBER):
             raise CheckpointError(f"the configuration of a text encoder asks for {name}={value!r:.40}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > 8 << 20:
-            raise CheckpointError(f"{path} is above 8 MiB, which no configuration is")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {str(error)[:120]}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} does not hold a table")
-    return cast("dict[str, Any]", data)
