@@ -8,6 +8,7 @@ from .blocks.kernels import packed
 from .dit import DiT, DiTConfig
 from .encoder import Encoder, EncoderConfig
 from .hunyuan_dit import HunyuanDiT, HunyuanDiTConfig
+from .latent_unet import LatentUNet, LatentUNetConfig
 from .mlp import MLP, MLPConfig
 from .mmdit import MMDiT, MMDiTConfig
 from .pixart import PixArt, PixArtConfig
@@ -21,6 +22,8 @@ __all__ = [
     "EncoderConfig",
     "HunyuanDiT",
     "HunyuanDiTConfig",
+    "LatentUNet",
+    "LatentUNetConfig",
     "MLPConfig",
     "MMDiT",
     "MMDiTConfig",
