@@ -1,13 +1,17 @@
 """Whole pipelines against diffusers': the same folder, noise and times give the same pictures."""
 
-import diffusers
 import pytest
 import tiny_folders
+import torch
 
 import sfumato as sf
+from sfumato.conditioning import Frame
+from sfumato.pipeline.extra import Inpainting, Instruct
+
+diffusers = pytest.importorskip("diffusers")
 
 SOLVERS = {
-    "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": True}),
+    "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": True, "clip_sample": False}),
     "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
 }
@@ -45,3 +49,92 @@ def test_stable_diffusion(solver, kind, tmp_path):
         ["a red cat", "the dog"], n=1, negative=["ugly", "blurry"], guidance=5.0, grid=grid, solver=solver, start=x
     )
     assert distance(out, expected) < 0.1
+
+
+@pytest.fixture
+def modes(monkeypatch):
+    """Let their in-painting encode by the posterior's mode, as ours does: a sample has noise of its own."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+
+
+PICTURE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+HOLE = torch.zeros(1, 1, 16, 16)
+HOLE[..., 4:12, 6:14] = 1
+
+
+@pytest.mark.parametrize("negative", [None, "ugly", ""])
+def test_sdxl_is_told_sizes_and_zeros_for_no_prompt(negative, tmp_path):
+    theirs = tiny_folders.xl()
+    pipe = saved(theirs, tmp_path)
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
+    frame = {"original_size": (64, 48), "crops_coords_top_left": (3, 5), "target_size": (16, 16)}
+    expected = theirs("a red cat", negative_prompt=negative, height=16, width=16, **told, **frame).images
+    size = Frame(height=16, width=16, original=(64, 48), crop=(3, 5))
+    out = pipe("a red cat", n=1, negative=negative, guidance=5.0, steps=5, start=x, frame=size)  # its own sampler
+    assert distance(out, expected) < 0.1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_sdxl_with_other_samplers(solver, tmp_path):
+    theirs = tiny_folders.xl()
+    pipe = saved(theirs, tmp_path)
+    cls, changes = SOLVERS[solver]
+    theirs.scheduler = cls.from_config(theirs.scheduler.config, **changes)
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
+    expected = theirs("a red cat", height=16, width=16, **told).images
+    grid = tiny_folders.times(theirs.scheduler, 5)
+    assert distance(pipe("a red cat", n=1, guidance=5.0, grid=grid, solver=solver, start=x), expected) < 0.1
+
+
+def test_the_refiner_goes_on_from_a_picture(tmp_path):
+    theirs = tiny_folders.xl("StableDiffusionXLImg2ImgPipeline")
+    pipe = saved(theirs, tmp_path)
+    told = {"num_inference_steps": 8, "guidance_scale": 5.0, "output_type": "pt", "negative_prompt": "ugly"}
+    draws = torch.Generator().manual_seed(0)
+    expected = theirs("a red cat", image=PICTURE, strength=0.5, generator=draws, **told).images
+    draws.manual_seed(0)
+    z = theirs.vae.encode(PICTURE * 2 - 1).latent_dist.sample(draws) * theirs.vae.config.scaling_factor
+    grid = tiny_folders.times(theirs.scheduler, 8)[4:]
+    alpha, sigma = pipe.denoiser.schedule(grid[0])
+    start = z * alpha + torch.randn(z.shape, generator=draws) * sigma
+    assert distance(pipe("a red cat", n=1, negative="ugly", guidance=5.0, grid=grid, start=start), expected) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["sd-9", "sd-4", "xl-9"])
+def test_in_painting_keeps_what_the_mask_keeps_exactly(kind, tmp_path, modes):
+    channels = {"in_channels": int(kind[-1])}
+    if kind.startswith("sd"):
+        scheduler = diffusers.DDIMScheduler(**tiny_folders.BETAS, clip_sample=False, steps_offset=1)
+        theirs = tiny_folders.sd("StableDiffusionInpaintPipeline", scheduler=scheduler, unet_changes=channels)
+    else:
+        theirs = tiny_folders.xl("StableDiffusionXLInpaintPipeline", unet_changes=channels)
+    pipe = saved(theirs, tmp_path)
+    assert isinstance(pipe.extra, Inpainting) == (kind[-1] == "9")
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
+    expected = theirs("a red cat", image=PICTURE, mask_image=HOLE, height=16, width=16, strength=1.0, **told).images
+    grid = tiny_folders.times(theirs.scheduler, 5)
+    out = pipe("a red cat", n=1, guidance=5.0, grid=grid, start=x, image=PICTURE * 2 - 1, mask=HOLE * 2 - 1)
+    free = (pipe.codec.decode(out.tensor).detach() + 1).clamp(0, 2) * 127.5  # before the paste: theirs pastes on demand alone
+    assert float((free - expected * 255).abs().max()) < 2
+    kept = (HOLE < 0.5).expand_as(PICTURE)
+    assert torch.equal(out.pixels[kept], (PICTURE * 2 - 1)[kept])
+    assert not torch.allclose(out.pixels[~kept], (PICTURE * 2 - 1)[~kept], atol=0.1)
+
+
+def test_instructions_edit_a_picture_with_two_scales(tmp_path):
+    scheduler = diffusers.DDIMScheduler(**tiny_folders.BETAS, clip_sample=False, steps_offset=1)
+    name = "StableDiffusionInstructPix2PixPipeline"
+    theirs = tiny_folders.sd(name, scheduler=scheduler, unet_changes={"in_channels": 8})
+    pipe = saved(theirs, tmp_path)
+    assert isinstance(pipe.extra, Instruct)
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
+    expected = theirs("a red cat", image=PICTURE, image_guidance_scale=1.7, negative_prompt="ugly", **told).images
+    grid = tiny_folders.times(theirs.scheduler, 5)
+    asked = {"negative": "ugly", "guidance": 5.0, "image_guidance": 1.7, "grid": grid, "start": x}
+    assert distance(pipe("a red cat", n=1, image=PICTURE * 2 - 1, **asked), expected) < 0.1

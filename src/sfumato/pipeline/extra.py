@@ -72,8 +72,8 @@ class Instruct:
         if image is None:
             raise InputError("this network edits a picture by instruction: give image=")
         latents = codec.encode(image)
-        normalised = getattr(codec, "normalisation", None)
-        return latents if normalised is None else normalised.inverse(latents)
+        normalise = getattr(codec, "normalise", None)
+        return latents if normalise is None else normalise.inverse(latents)
 
 
 @register
