@@ -9,6 +9,7 @@ from .dit import DiT, DiTConfig
 from .encoder import Encoder, EncoderConfig
 from .hunyuan_dit import HunyuanDiT, HunyuanDiTConfig
 from .latent_unet import LatentUNet, LatentUNetConfig
+from .lumina import Lumina, LuminaConfig
 from .mlp import MLP, MLPConfig
 from .mmdit import MMDiT, MMDiTConfig
 from .pixart import PixArt, PixArtConfig
@@ -24,6 +25,8 @@ __all__ = [
     "HunyuanDiTConfig",
     "LatentUNet",
     "LatentUNetConfig",
+    "Lumina",
+    "LuminaConfig",
     "MLPConfig",
     "MMDiT",
     "MMDiTConfig",

@@ -65,9 +65,9 @@ class MMDiTConfig:
 class MMDiT(nn.Module):
     """net(x [B, C, H, W], c_noise [B or 1], context=[B, T, context], pooled=[B, pooled]) -> [B, out, H, W].
 
-    c_noise is 1000 t, the output the velocity eps - x_0. H and W are multiples of the patch, their grids at most the
-    table's. Nothing of the text is masked. `condition` is what does not depend on x and the time: the text's tokens in
-    the network's width, and the vector that joins the time.
+    c_noise is 1000 sigma (`FlowTime`), the output the velocity eps - x_0. H and W are multiples of the patch, their
+    grids at most the table's. Nothing of the text is masked. `condition` is what does not depend on x and the time: the
+    text's tokens in the network's width, and the vector that joins the time.
     """
 
     def __init__(self, config: MMDiTConfig) -> None:
