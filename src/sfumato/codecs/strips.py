@@ -33,7 +33,11 @@ class Conv(nn.Conv2d):
 
     def strip(self, read: Reader, a: int, b: int, height: int) -> Tensor:
         """Return rows a..b of the result, of an input of `height` rows that `read` gives."""
-        return self.apply_to(_with_halo(read, a - 1, b + 1, height), (0, 1))
+        first, last = max(a - 1, 0), min(b + 1, height)
+        # at the edge of the grid the convolution's own zeros serve: a row too many is cheaper than a padded copy
+        edge = first == a or last == b
+        y = self.apply_to(read(first, last), (int(edge), 1))
+        return y[:, :, a - first : b - first] if edge else y
 
 
 class Halving(Conv):
@@ -47,7 +51,8 @@ class Halving(Conv):
 
     def strip(self, read: Reader, a: int, b: int, height: int) -> Tensor:
         """Return rows a..b of the result, of an input of `height` rows that `read` gives."""
-        return self._halved(F.pad(_with_halo(read, 2 * a, 2 * b + 1, height), (0, 1, 0, 0)))
+        last = min(2 * b + 1, height)
+        return self._halved(F.pad(read(2 * a, last), (0, 1, 0, 2 * b + 1 - last)))
 
     def _halved(self, padded: Tensor) -> Tensor:
         return F.conv2d(padded, self.weight.to(padded.dtype), _cast(self.bias, padded), 2)
@@ -66,8 +71,7 @@ class Doubling(Conv):
         """Return rows a..b of the result, of an input of `height` rows that `read` gives."""
         first, last = max(a - 1, 0) // 2, min((b + 2) // 2, height)
         wide = _doubled(read(first, last))
-        inside = _with_halo(lambda i, j: wide[:, :, i - 2 * first : j - 2 * first], a - 1, b + 1, 2 * height)
-        return self.apply_to(inside, (0, 1))
+        return super().strip(lambda i, j: wide[:, :, i - 2 * first : j - 2 * first], a, b, 2 * height)
 
 
 def along(
@@ -100,18 +104,25 @@ def along(
 def affine(x: Tensor, norm: nn.GroupNorm, strip: int) -> tuple[Tensor, Tensor]:
     """Return scale and shift [B, C, 1, 1] with GN(x) = x scale + shift, of statistics taken strip by strip.
 
-    Means and variances of the strips and channels are joined in float64 (Chan et al. 1979): equal weights, as all
-    channels of a group have as many places; the last strip counts by its rows.
+    Means and variances of the strips are joined in float64 (Chan et al. 1979), each weighed by its rows.
     """
-    parts = [x[:, :, a : a + strip] for a in range(0, x.shape[2], strip)]
-    moments = [torch.var_mean(precise(part), dim=(2, 3), correction=0) for part in parts]
-    weight = torch.tensor([part.shape[2] / x.shape[2] for part in parts], dtype=torch.float64, device=x.device)
-    variances = torch.stack([v for v, _ in moments]).double().unflatten(-1, (norm.num_groups, -1))  # [S, B, G, C / G]
-    means = torch.stack([m for _, m in moments]).double().unflatten(-1, (norm.num_groups, -1))
-    mean = torch.einsum("s,sbgc->bg", weight, means)[..., None] / means.shape[-1]
-    variance = torch.einsum("s,sbgc->bg", weight, variances + (means - mean) ** 2)[..., None] / means.shape[-1]
-    scale = norm.weight.double().unflatten(0, (norm.num_groups, -1)) * torch.rsqrt(variance + norm.eps)
-    shift = norm.bias.double().unflatten(0, (norm.num_groups, -1)) - mean * scale
+    count, channels, height, width = x.shape
+    means: list[Tensor] = []
+    variances: list[Tensor] = []
+    weights: list[float] = []
+    for part in (x[:, :, a : a + strip] for a in range(0, height, strip)):
+        size = part.shape[2] * width
+        # the kernel that normalises gives the moments fastest: mean and 1 / sqrt(variance + eps) of each group
+        dense = _dense(precise(part))
+        found = torch.native_group_norm(dense, None, None, count, channels, size, norm.num_groups, norm.eps)
+        means.append(found[1].double())
+        variances.append(found[2].double() ** -2 - norm.eps)
+        weights.append(part.shape[2] / height)
+    weight = torch.tensor(weights, dtype=torch.float64, device=x.device)[:, None, None]
+    mean = (weight * torch.stack(means)).sum(0)
+    variance = (weight * (torch.stack(variances) + (torch.stack(means) - mean) ** 2)).sum(0)
+    scale = norm.weight.double().unflatten(0, (norm.num_groups, -1)) * torch.rsqrt(variance + norm.eps)[..., None]
+    shift = norm.bias.double().unflatten(0, (norm.num_groups, -1)) - mean[..., None] * scale
     dtype = torch.promote_types(x.dtype, torch.float32)
     return scale.flatten(1)[..., None, None].to(dtype), shift.flatten(1)[..., None, None].to(dtype)
 
@@ -121,11 +132,15 @@ def precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _with_halo(read: Reader, a: int, b: int, height: int) -> Tensor:
-    """Return rows a..b, zeros where the grid has none."""
-    x = read(max(a, 0), min(b, height))
-    above, below = max(-a, 0), max(b - height, 0)
-    return F.pad(x, (0, 0, above, below)) if above or below else x
+def _dense(x: Tensor) -> Tensor:
+    """Return `x` in the memory layout of the kernel: channels last on a CPU, as it comes, else channels first.
+
+    The strides are made anew: a strip of one picture keeps that of the whole for its batch, which the kernel refuses.
+    """
+    if x.device.type != "cpu":
+        return x.contiguous()
+    last = x.permute(0, 2, 3, 1)
+    return last.contiguous().flatten().view(last.shape).permute(0, 3, 1, 2)
 
 
 def _doubled(x: Tensor) -> Tensor:
