@@ -15,6 +15,7 @@ from sfumato.nets.latent_unet import LatentUNetConfig
 from sfumato.nets.lumina import LuminaConfig
 from sfumato.nets.mmdit import MMDiTConfig
 from sfumato.nets.pixart import PixArtConfig
+from sfumato.nets.uvit import UViTConfig
 
 
 def _scrambled(net):
@@ -111,6 +112,12 @@ def _lumina():
     )
 
 
+def _uvit():
+    config = UViTConfig(size=8, channels=4, width=16, layers=5, heads=2, num_classes=4)
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return _scrambled(config.build()), x, {"y": torch.tensor([1, 3])}
+
+
 NETS = {
     "unet": _unet,
     "mmdit": _mmdit,
@@ -119,6 +126,7 @@ NETS = {
     "dit-cross": _dit_cross,
     "pixart": _pixart,
     "hunyuan": _hunyuan,
+    "uvit": _uvit,
 }
 ATTENTION = ("self", "cross", "joint")
 

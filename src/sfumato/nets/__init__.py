@@ -14,6 +14,7 @@ from .mlp import MLP, MLPConfig
 from .mmdit import MMDiT, MMDiTConfig
 from .pixart import PixArt, PixArtConfig
 from .unet import UNet, UNetConfig
+from .uvit import UViT, UViTConfig
 
 __all__ = [
     "MLP",
@@ -34,5 +35,7 @@ __all__ = [
     "PixArtConfig",
     "UNet",
     "UNetConfig",
+    "UViT",
+    "UViTConfig",
     "packed",
 ]
