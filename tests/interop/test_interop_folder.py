@@ -1,5 +1,8 @@
 """Whole pipelines against diffusers': the same folder, noise and times give the same pictures."""
 
+import json
+import math
+
 import pytest
 import tiny_folders
 import torch
@@ -119,7 +122,9 @@ def test_in_painting_keeps_what_the_mask_keeps_exactly(kind, tmp_path, modes):
     expected = theirs("a red cat", image=PICTURE, mask_image=HOLE, height=16, width=16, strength=1.0, **told).images
     grid = tiny_folders.times(theirs.scheduler, 5)
     out = pipe("a red cat", n=1, guidance=5.0, grid=grid, start=x, image=PICTURE * 2 - 1, mask=HOLE * 2 - 1)
-    free = (pipe.codec.decode(out.tensor).detach() + 1).clamp(0, 2) * 127.5  # before the paste: theirs pastes on demand alone
+    free = (pipe.codec.decode(out.tensor).detach() + 1).clamp(
+        0, 2
+    ) * 127.5  # before the paste: theirs pastes on demand alone
     assert float((free - expected * 255).abs().max()) < 2
     kept = (HOLE < 0.5).expand_as(PICTURE)
     assert torch.equal(out.pixels[kept], (PICTURE * 2 - 1)[kept])
@@ -138,3 +143,56 @@ def test_instructions_edit_a_picture_with_two_scales(tmp_path):
     grid = tiny_folders.times(theirs.scheduler, 5)
     asked = {"negative": "ugly", "guidance": 5.0, "image_guidance": 1.7, "grid": grid, "start": x}
     assert distance(pipe("a red cat", n=1, image=PICTURE * 2 - 1, **asked), expected) < 0.1
+
+
+def test_stable_diffusion_3_on_its_own_grid_and_others(tmp_path):
+    theirs = tiny_folders.sd3()
+    pipe = saved(theirs, tmp_path)
+    x = tiny_folders.start((1, 16, 8, 8))
+    told = {"guidance_scale": 4.0, "output_type": "pt", "negative_prompt": "ugly", "height": 16, "width": 16}
+    asked = {"negative": "ugly", "guidance": 4.0, "start": x, "n": 1}
+    expected = theirs("a red cat", num_inference_steps=5, latents=x.clone(), **told).images
+    assert distance(pipe("a red cat", steps=5, **asked), expected) < 0.1
+    for solver, cls in {
+        "dpm++2m": diffusers.DPMSolverMultistepScheduler,
+        "unipc": diffusers.UniPCMultistepScheduler,
+    }.items():
+        theirs.scheduler = cls(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+        expected = theirs("a red cat", num_inference_steps=5, latents=x.clone(), **told).images
+        levels = [float(s) for s in theirs.scheduler.sigmas]
+        grid = [pipe.denoiser.schedule.inverse(math.log((1 - s) / s)) if s > 0 else 0.0 for s in levels]
+        assert distance(pipe("a red cat", solver=solver, grid=grid, **asked), expected) < 0.1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_pixart(solver, tmp_path):
+    theirs = tiny_folders.pixart()
+    pipe = saved(theirs, tmp_path)
+    assert isinstance(pipe.denoiser.prediction, sf.core.LearnedVariance)
+    x = tiny_folders.start((1, 4, 8, 8))
+    cls, changes = SOLVERS[solver]
+    theirs.scheduler = cls.from_config(theirs.scheduler.config, **changes)
+    told = {"num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "pt", "latents": x.clone()}
+    size = {"height": 16, "width": 16, "use_resolution_binning": False, "clean_caption": False}
+    expected = theirs("A red cat", negative_prompt="ugly", **told, **size).images
+    grid = tiny_folders.times(theirs.scheduler, 5)
+    out = pipe("A red cat", n=1, negative="ugly", guidance=4.0, grid=grid, solver=solver, start=x)
+    assert distance(out, expected) < 0.1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_dit_by_the_name_of_a_class(solver, tmp_path, monkeypatch):
+    theirs = tiny_folders.dit()
+    cls, changes = SOLVERS[solver]
+    theirs.scheduler = cls.from_config(theirs.scheduler.config, **changes)
+    theirs.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["id2label"] = {str(i): f"thing {i}, another name" for i in range(1000)}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    pipe = sf.load(tmp_path)
+    x = tiny_folders.start((1, 4, 8, 8))
+    monkeypatch.setattr("diffusers.pipelines.dit.pipeline_dit.randn_tensor", lambda shape, **_: x.clone())
+    expected = theirs([207], num_inference_steps=5, guidance_scale=4.0, output_type="np").images
+    grid = tiny_folders.times(theirs.scheduler, 5)
+    out = pipe("thing 207", n=1, guidance=4.0, grid=grid, solver=solver, start=x)
+    assert distance(out, torch.from_numpy(expected).permute(0, 3, 1, 2)) < 0.1

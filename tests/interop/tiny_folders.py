@@ -106,3 +106,83 @@ def xl(kind="StableDiffusionXLPipeline", *, unet_changes=None, **parts):
     if refiner:
         parts = {"requires_aesthetics_score": True, **parts}
     return quiet(getattr(diffusers, kind)(**(made | parts)))
+
+
+def sd3(**parts):
+    net = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=64,
+        caption_projection_dim=32,
+        pooled_projection_dim=48,
+        pos_embed_max_size=24,
+    )
+    made = {
+        "transformer": scrambled(net, 6, scale=0.1),
+        "vae": vae(
+            latent_channels=16,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            shift_factor=0.0609,
+            scaling_factor=1.5305,
+        ),
+        "text_encoder": tiny_text.clip_text(projection=24, width=24),
+        "tokenizer": tiny_text.clip_tokenizer(),
+        "text_encoder_2": tiny_text.clip_text(act="gelu", projection=24, width=24, seed=9),
+        "tokenizer_2": tiny_text.clip_tokenizer(pad="!"),
+        "text_encoder_3": tiny_text.t5(width=64),
+        "tokenizer_3": tiny_text.t5_tokenizer(),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+    return quiet(diffusers.StableDiffusion3Pipeline(**(made | parts)))
+
+
+def pixart(**parts):
+    net = diffusers.PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        caption_channels=tiny_text.WIDTH,
+        in_channels=4,
+        out_channels=8,
+        patch_size=2,
+    )
+    made = {
+        "transformer": scrambled(net, 6, scale=0.1),
+        "vae": vae(),
+        "text_encoder": tiny_text.t5(),
+        "tokenizer": tiny_text.t5_tokenizer(),
+        "scheduler": diffusers.DPMSolverMultistepScheduler(beta_end=0.02, beta_start=0.0001),
+    }
+    return quiet(diffusers.PixArtAlphaPipeline(**(made | parts)))
+
+
+def dit(**parts):
+    net = diffusers.DiTTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        norm_eps=1e-6,
+    )
+    scrambled(net, 6, scale=0.1)
+    for block in net.transformer_blocks:  # released files hold one embedder, many times
+        block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
+    made = {
+        "transformer": net,
+        "vae": vae(),
+        "scheduler": diffusers.DDIMScheduler(clip_sample=False),
+        "id2label": {i: f"thing {i}, other name" for i in range(1000)},
+    }
+    return quiet(diffusers.DiTPipeline(**(made | parts)))

@@ -34,4 +34,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'X'?` for a close match of `name`, else the list of what is known."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names) or 'none'}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
+    return f"; known: {', '.join(names[:40]) or 'none'}{more}"

@@ -123,6 +123,20 @@ def linspace(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
     return _from_index(torch.linspace(T - 1, 0, _count(n, T), dtype=torch.float64).round(), T)
 
 
+def linspace_open(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
+    """Return the first n of n + 1 rounded indices evenly from T - 1 to 0, then t = 0: the last index is the step to it.
+
+    The spacing of DPM-Solver's code, where `linspace` is that of samplers that visit the last index too.
+    """
+    return _from_index(torch.linspace(T - 1, 0, _count(n, T - 1) + 1, dtype=torch.float64).round()[:-1], T)
+
+
+def leading_open(schedule: Schedule, n: int, *, T: int = 1000, offset: int = 1) -> Tensor:
+    """Return the indices i * floor(T / (n + 1)) + offset for i = n ... 1, then t = 0: as DPM-Solver's code does."""
+    index = torch.arange(_count(n, T - 1), 0, -1, dtype=torch.float64) * (T // (n + 1)) + offset
+    return _from_index(index, T)
+
+
 def trailing(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
     """Return the discrete indices round(T - i T / n) - 1, then t = 0: it visits the last index
     (arXiv 2305.08891, table 2).

@@ -19,6 +19,7 @@ from ...conditioning.lumina import LuminaText
 from ...conditioning.pixart import PixArtText
 from ...conditioning.sd3 import SD3Text
 from ...conditioning.text import Family, TextConditioner
+from ...conditioning.tower import Tower
 from ...conditioning.tower_files import read_tower
 from ...conditioning.xl import RefinerText, XLText
 from ...core import CheckpointError, FlowTime, InputError, LearnedVariance, Preconditioned, nearest
@@ -53,30 +54,36 @@ NETWORKS = ("unet", "transformer")
 class Kind:
     """What a pipeline class of theirs needs beside its parts.
 
-    `family(folder's index, network's config) -> the rule of its texts`; `towers`: our name -> their component;
+    `family(folder's index, towers) -> the rule of its texts`; `towers`: our name -> their component;
     `guidance` and `steps`: the defaults of the published pipeline.
     """
 
-    family: Callable[[Mapping[str, Any], nn.Module], Family] | None = None
+    family: Callable[[Mapping[str, Any], Mapping[str, Tower]], Family] | None = None
     towers: Mapping[str, str] = field(default_factory=dict[str, str])
     guidance: float = 7.5
     steps: int = 50
 
 
-def _xl(index: Mapping[str, Any], net: nn.Module) -> Family:
-    zeros = bool(index.get("force_zeros_for_empty_prompt", True))
-    return XLText(zeros=zeros)
+def _xl(index: Mapping[str, Any], towers: Mapping[str, Tower]) -> Family:
+    return XLText(zeros=bool(index.get("force_zeros_for_empty_prompt", True)))
 
 
-_SD = Kind(family=lambda index, net: ClipText(), towers={"clip": "text_encoder"})
+def _sd3(index: Mapping[str, Any], towers: Mapping[str, Tower]) -> Family:
+    known = SD3Text()
+    configs: dict[str, Any] = {name: tower.model.config for name, tower in towers.items()}
+    widths = [int(configs[n].projection_dim) if n in configs else w for n, w in zip(("clip_l", "clip_g"), known.pooled)]
+    return SD3Text(pooled=(widths[0], widths[1]), width=towers["t5"].width if "t5" in towers else known.width)
+
+
+_SD = Kind(family=lambda index, towers: ClipText(), towers={"clip": "text_encoder"})
 _XL = Kind(family=_xl, towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2"}, guidance=5.0)
 _REFINER = Kind(
-    family=lambda index, net: RefinerText(zeros=bool(index.get("force_zeros_for_empty_prompt", False))),
+    family=lambda index, towers: RefinerText(zeros=bool(index.get("force_zeros_for_empty_prompt", False))),
     towers={"clip_g": "text_encoder_2"},
     guidance=5.0,
 )
 _SD3 = Kind(
-    family=lambda index, net: SD3Text(width=int(getattr(net, "config").context)),  # noqa: B009
+    family=_sd3,
     towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
     guidance=7.0,
     steps=28,
@@ -106,19 +113,21 @@ KINDS: dict[str, Kind] = {
     "StableDiffusionXLImg2ImgPipeline": _REFINER,
     "StableDiffusion3Pipeline": _SD3,
     "PixArtAlphaPipeline": Kind(
-        family=lambda index, net: PixArtText(), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
+        family=lambda index, towers: PixArtText(), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
     ),
     "PixArtSigmaPipeline": Kind(
-        family=lambda index, net: PixArtText(length=300), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
+        family=lambda index, towers: PixArtText(length=300), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
     ),
     "HunyuanDiTPipeline": Kind(
-        family=lambda index, net: HunyuanText(), towers={"bert": "text_encoder", "t5": "text_encoder_2"}, guidance=5.0
+        family=lambda index, towers: HunyuanText(),
+        towers={"bert": "text_encoder", "t5": "text_encoder_2"},
+        guidance=5.0,
     ),
     "LuminaPipeline": Kind(
-        family=lambda index, net: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
+        family=lambda index, towers: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
     ),
     "LuminaText2ImgPipeline": Kind(
-        family=lambda index, net: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
+        family=lambda index, towers: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
     ),
     "DiTPipeline": Kind(guidance=4.0),
     "DDPMPipeline": Kind(guidance=1.0, steps=1000),
@@ -197,7 +206,7 @@ def read_pipeline(
 def assembled(
     net: nn.Module, codec: Codec | None, conditioner: Conditioner | None, said: Contract, kind: Kind, side: int
 ) -> Pipeline:
-    """Return the pipeline of its parts, for latents of `side`; a network with twice the channels learned its variance."""
+    """Return the pipeline of its parts, for latents of `side`; twice the channels are a learned variance."""
     config: Any = getattr(net, "config", None)
     channels = int(getattr(config, "in_channels", None) or config.channels)
     out = getattr(config, "out_channels", None) or channels
@@ -221,11 +230,13 @@ def _conditioner(
     if kind.family is None:
         labels = index.get("id2label")
         if isinstance(labels, dict) and isinstance(getattr(net, "cond", {}).get("y"), int):
-            names = [str(labels[k]).split(",")[0].strip() for k in sorted(labels, key=int)]
+            whole = [str(labels[k]) for k in sorted(labels, key=int)]
+            short = [name.split(",")[0].strip() for name in whole]
+            names = [s if short.count(s) == 1 else w for s, w in zip(short, whole, strict=True)]
             if len(set(names)) == len(names) == getattr(net, "cond")["y"]:  # noqa: B009
                 return Classes(names=tuple(names))
         return None
-    towers: dict[str, Any] = {}
+    towers: dict[str, Tower] = {}
     for ours, theirs in kind.towers.items():
         said = index.get(theirs)
         if not (folder / theirs / "config.json").is_file():
@@ -233,4 +244,4 @@ def _conditioner(
         known = str(said[1]) if isinstance(said, list) and len(said) == 2 else None
         tokenizer = folder / theirs.replace("text_encoder", "tokenizer")
         towers[ours] = read_tower(folder / theirs, tokenizer, kind=known, **place)
-    return TextConditioner(family=kind.family(index, net), towers=towers)
+    return TextConditioner(family=kind.family(index, towers), towers=towers)
