@@ -9,6 +9,8 @@ from interop_parity import distance, halved, idle, ours, scrambled
 
 from sfumato import InputError
 from sfumato.interop.diffusers.hunyuan_dit import LAYOUT
+from sfumato.interop.links import read, write
+from sfumato.interop.single import hunyuan_dit as single
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -117,3 +119,65 @@ def test_a_setting_that_is_not_known_is_refused(change):
 def test_what_their_class_cannot_be_is_not_written(change):
     with pytest.raises(InputError, match="HunyuanDiT2DModel"):
         LAYOUT.write(replace(LAYOUT.config(TINY), **change))
+
+
+def _converted(state, layers):
+    """diffusers' tensors of the authors', as its converter makes them: written out a second time."""
+    out = dict(state)
+    for i in range(layers):
+        block = f"blocks.{i}."
+        for part in ("weight", "bias"):
+            q, k, v = out.pop(f"{block}attn1.Wqkv.{part}").chunk(3)
+            k_2, v_2 = out.pop(f"{block}attn2.kv_proj.{part}").chunk(2)
+            for name, value in (("q", q), ("k", k), ("v", v)):
+                out[f"{block}attn1.to_{name}.{part}"] = value
+            for name, value in (("q", out.pop(f"{block}attn2.q_proj.{part}")), ("k", k_2), ("v", v_2)):
+                out[f"{block}attn2.to_{name}.{part}"] = value
+            for attn in ("attn1", "attn2"):
+                out[f"{block}{attn}.to_out.0.{part}"] = out.pop(f"{block}{attn}.out_proj.{part}")
+                for name in "qk":
+                    out[f"{block}{attn}.norm_{name}.{part}"] = out.pop(f"{block}{attn}.{name}_norm.{part}")
+            out[f"{block}norm1.norm.{part}"] = out.pop(f"{block}norm1.{part}")
+            out[f"{block}norm1.linear.{part}"] = out.pop(f"{block}default_modulation.1.{part}")
+            second, third = out.pop(f"{block}norm2.{part}"), out.pop(f"{block}norm3.{part}")
+            out[f"{block}norm2.{part}"], out[f"{block}norm3.{part}"] = third, second
+            out[f"{block}ff.net.0.proj.{part}"] = out.pop(f"{block}mlp.fc1.{part}")
+            out[f"{block}ff.net.2.{part}"] = out.pop(f"{block}mlp.fc2.{part}")
+    moved = {
+        "pooler.": "time_extra_emb.pooler.",
+        "style_embedder.": "time_extra_emb.style_embedder.",
+        "t_embedder.mlp.0.": "time_extra_emb.timestep_embedder.linear_1.",
+        "t_embedder.mlp.2.": "time_extra_emb.timestep_embedder.linear_2.",
+        "x_embedder.": "pos_embed.",
+        "mlp_t5.0.": "text_embedder.linear_1.",
+        "mlp_t5.2.": "text_embedder.linear_2.",
+        "extra_embedder.0.": "time_extra_emb.extra_embedder.linear_1.",
+        "extra_embedder.2.": "time_extra_emb.extra_embedder.linear_2.",
+        "final_layer.adaLN_modulation.1.": "norm_out.linear.",
+        "final_layer.linear.": "proj_out.",
+    }
+    for name in list(out):
+        for old, new in moved.items():
+            if name.startswith(old):
+                value = out.pop(name)
+                swap = torch.cat(value.chunk(2)[::-1]) if new == "norm_out.linear." else value
+                out[new + name.removeprefix(old)] = swap
+                break
+    return out
+
+
+@pytest.mark.parametrize("name", ["1.1", "1.2"])
+@torch.no_grad()
+def test_the_authors_layout_becomes_diffusers_and_is_read_back(name):
+    theirs = _model(name)
+    net = ours(LAYOUT, theirs)
+    state = write(single.links(net), net.state_dict())
+    converted = _converted(state, 6)
+    assert converted.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(v, theirs.state_dict()[key]) for key, v in converted.items())
+    assert single.config({key: tuple(v.shape) for key, v in state.items()}) == net.config
+    tensors, missing, unused = read(single.links(net), state)
+    assert (missing, unused) == ([], [])
+    assert all(torch.equal(v, net.state_dict()[key]) for key, v in tensors.items())
+    storages = {v.untyped_storage().data_ptr() for v in state.values()}
+    assert {v.untyped_storage().data_ptr() for v in tensors.values()} <= storages
