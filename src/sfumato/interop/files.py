@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from ..core import CheckpointError
 from ..core.json_file import read_json
-from ..core.weights import read_weights
+from ..core.weights import read_weights, write_weights
 
+SHARD = 5_000_000_000  # bytes, where the peers' own writers cut by default or above
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
@@ -61,3 +64,29 @@ def _sharded(folder: Path, index: str, names: list[str]) -> tuple[dict[str, Tens
     if lost := sorted(table.keys() - tensors.keys()):
         raise CheckpointError(f"{folder}: its shards lack {lost[0]!r:.80}, which the index names")
     return tensors, tuple(folder / name for name in files)
+
+
+def write_shards(folder: Path, stem: str, tensors: Mapping[str, Tensor], most: int = SHARD) -> None:
+    """Write `stem`.safetensors, or shards of at most `most` bytes with an index, in the order of `tensors`.
+
+    A tensor that is larger stands alone. Raises as `write_weights`.
+    """
+    parts: list[dict[str, Tensor]] = [{}]
+    filled = total = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if parts[-1] and filled + size > most:
+            parts.append({})
+            filled = 0
+        parts[-1][name] = tensor
+        filled, total = filled + size, total + size
+    if len(parts) == 1:
+        write_weights(folder / f"{stem}.safetensors", parts[0], {"format": "pt"})
+        return
+    table: dict[str, str] = {}
+    for i, part in enumerate(parts):
+        file = f"{stem}-{i + 1:05}-of-{len(parts):05}.safetensors"
+        write_weights(folder / file, part, {"format": "pt"})
+        table |= dict.fromkeys(part, file)
+    said = {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
