@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from torch import nn
-
 from ...conditioning import ClipText, Tower
 from ...conditioning.tower_files import blank
 
@@ -22,7 +20,7 @@ def shortened(tower: Tower, family: Any) -> Tower:
     known = {name.removeprefix("text_model."): t for name, t in model.state_dict().items()}
     kept = {name: known[name.removeprefix("text_model.")] for name in less.state_dict()}
     less.load_state_dict(kept, assign=True)
-    cast(nn.Module, less).eval().requires_grad_(False)
+    less.eval().requires_grad_(False)
     inner = cast(Any, getattr(less, "text_model", less))
     inner.eos_token_id = tower.tokenizer.eos_token_id
     return Tower(less, tower.tokenizer)

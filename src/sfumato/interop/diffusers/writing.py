@@ -115,7 +115,7 @@ def class_of(pipe: Pipeline) -> str:
         if extra not in known:
             raise InputError(f"a U-Net with {extra} channels beside the latent has no pipeline class there")
         return known[extra]
-    named = {
+    named: dict[tuple[str, type], str] = {
         ("LatentUNet", RefinerText): "StableDiffusionXLImg2ImgPipeline",
         ("MMDiT", SD3Text): "StableDiffusion3Pipeline",
         ("HunyuanDiT", HunyuanText): "HunyuanDiTPipeline",
