@@ -175,3 +175,46 @@ def test_a_packed_matrix_holds_queries_then_keys_then_values():
     assert torch.equal(state["blocks.0.cross_attn.kv_linear.bias"][1152:], block.cross.v.bias)
     with pytest.raises(InputError, match="width 100"):
         single.config({"x_embedder.proj.weight": (100, 4, 2, 2)}, 512)
+
+
+MOVED = {
+    "x_embedder.proj": "pos_embed.proj",
+    "y_embedder.y_proj.fc1": "caption_projection.linear_1",
+    "y_embedder.y_proj.fc2": "caption_projection.linear_2",
+    "t_embedder.mlp.0": "adaln_single.emb.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "adaln_single.emb.timestep_embedder.linear_2",
+    "csize_embedder.mlp.0": "adaln_single.emb.resolution_embedder.linear_1",
+    "csize_embedder.mlp.2": "adaln_single.emb.resolution_embedder.linear_2",
+    "ar_embedder.mlp.0": "adaln_single.emb.aspect_ratio_embedder.linear_1",
+    "ar_embedder.mlp.2": "adaln_single.emb.aspect_ratio_embedder.linear_2",
+    "t_block.1": "adaln_single.linear",
+    "final_layer.linear": "proj_out",
+}
+BLOCK = {
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "cross_attn.q_linear": "attn2.to_q",
+    "cross_attn.proj": "attn2.to_out.0",
+}
+
+
+@torch.no_grad()
+def test_the_authors_layout_becomes_diffusers():
+    theirs = _model("1024")
+    net = ours(LAYOUT, theirs)
+    state = write(single.links(net), net.state_dict())
+    out = {"scale_shift_table": state.pop("final_layer.scale_shift_table")}
+    for part in ("weight", "bias"):
+        out |= {f"{new}.{part}": state.pop(f"{old}.{part}") for old, new in MOVED.items()}
+        for i in range(2):
+            a, b = f"blocks.{i}.", f"transformer_blocks.{i}."
+            out |= {f"{b}{new}.{part}": state.pop(f"{a}{old}.{part}") for old, new in BLOCK.items()}
+            for attn, packed, names in (("attn1", "attn.qkv", "qkv"), ("attn2", "cross_attn.kv_linear", "kv")):
+                values = state.pop(f"{a}{packed}.{part}").chunk(len(names))
+                out |= {f"{b}{attn}.to_{n}.{part}": v for n, v in zip(names, values, strict=True)}
+    for i in range(2):
+        out[f"transformer_blocks.{i}.scale_shift_table"] = state.pop(f"blocks.{i}.scale_shift_table")
+    assert not state
+    assert out.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(v, theirs.state_dict()[name]) for name, v in out.items())
