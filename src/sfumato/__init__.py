@@ -15,6 +15,9 @@ if TYPE_CHECKING:
         align as align,
     )
     from . import (
+        codecs as codecs,
+    )
+    from . import (
         cold as cold,
     )
     from . import (
@@ -188,6 +191,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "align",
+    "codecs",
     "cold",
     "control",
     "core",

@@ -3,11 +3,14 @@
 import pytest
 import torch
 from interop_parity import distance, halved, idle, ours, scrambled
+from safetensors.torch import save_file
 
 from sfumato import InputError, Noise
+from sfumato.interop.diffusers.folder import read_network
 from sfumato.interop.diffusers.kl import LAYOUT
 from sfumato.interop.links import read
 
+FILE = "diffusion_pytorch_model"
 diffusers = pytest.importorskip("diffusers")
 
 TINY = {
@@ -113,7 +116,7 @@ def test_every_weight_shows(name):
 
 
 @torch.no_grad()
-def test_the_names_of_older_files_are_read():
+def test_the_names_of_older_files_are_read(tmp_path):
     theirs, codec = _models("sd")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     state = theirs.state_dict()
@@ -127,6 +130,10 @@ def test_the_names_of_older_files_are_read():
     assert not missing
     assert not unused
     assert all(torch.equal(tensors[name], value) for name, value in codec.state_dict().items())
+    theirs.save_pretrained(tmp_path)
+    save_file({name: tensor.contiguous() for name, tensor in legacy.items()}, tmp_path / f"{FILE}.safetensors")
+    read_back = read_network(tmp_path)
+    assert torch.equal(read_back.decode(torch.ones(1, 4, 4, 4)), codec.decode(torch.ones(1, 4, 4, 4)))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def read_network(
     stored = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     with at_most(2 * len(tensors)):
         net = empty(config, stored)
-    ours, missing, unused = read(of.links(net), tensors)
+    ours, missing, unused = read(of.links(net), of.today(tensors))
     kind = type(net).__name__
     check(kind, str(folder), specs(net.state_dict()), ours, missing)
     if left := [name for name in unused if not of.ignored(name)]:
