@@ -1,5 +1,7 @@
 """Each family's conditions are those of diffusers' own pipelines on the same towers, prompt by prompt."""
 
+import json
+
 import pytest
 import tiny_text
 import torch
@@ -7,6 +9,7 @@ import torch
 from sfumato import InputError
 from sfumato.conditioning import (
     ClipText,
+    Family,
     Frame,
     HunyuanText,
     LuminaText,
@@ -17,6 +20,7 @@ from sfumato.conditioning import (
     Tower,
     XLText,
 )
+from sfumato.core import from_config, to_config
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -211,3 +215,20 @@ def test_lumina():
     assert float((one - other).norm() / other.norm()) < 2e-6
     filled = TextConditioner(family=LuminaText(), towers={"gemma": tower})([*PROMPTS, *AVOID]).cond["context"]
     torch.testing.assert_close(filled[2:][avoided_masks.bool()], other, **CLOSE)
+
+
+FAMILIES = [
+    ClipText(skip=1),
+    XLText(zeros=False, chunks=2),
+    RefinerText(),
+    SD3Text(length=512, pooled=(24, 40)),
+    PixArtText(length=300),
+    HunyuanText(sizes=False),
+    LuminaText(),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
+def test_a_family_is_a_configuration(family):
+    assert from_config(json.loads(json.dumps(to_config(family)))) == family
+    assert isinstance(family, Family)

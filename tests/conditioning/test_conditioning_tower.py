@@ -1,6 +1,8 @@
 """Towers from files and to files: as `transformers` reads and writes them, and nothing that it should not."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import tiny_text
@@ -154,6 +156,14 @@ def test_the_end_token_is_found_by_its_id(tmp_path):
     states = ours(ids).tokens[[0, 1], ends]
     torch.testing.assert_close(ours(ids).pooled, ours.model.text_projection(states), rtol=0, atol=5e-6)
 
+    theirs.tokenizer.add_tokens("<new>")
+    theirs.model.resize_token_embeddings(len(theirs.tokenizer), mean_resizing=False)
+    grown = read_tower(*saved(theirs, tmp_path / "grown"))
+    ids = grown.tokenizer(["a <new> cat"], padding="max_length", return_tensors="pt").input_ids
+    assert int(ids.argmax()) == 2
+    end = grown.model.text_projection(grown(ids).tokens[:, 4])
+    torch.testing.assert_close(grown(ids).pooled, end, rtol=0, atol=5e-6)
+
 
 def test_what_is_missing_or_foreign_or_hostile_is_refused(tmp_path):
     theirs = made("CLIPTextModel")
@@ -214,3 +224,11 @@ def test_a_copy_shares_the_weights_alone():
     assert copy.model is not tower.model
     with pytest.raises(InputError, match="no final norm"):
         made("BertModel")(torch.tensor([[2, 3]]), skip=1)
+
+
+def test_transformers_is_imported_on_first_use_and_asked_for_by_name(monkeypatch):
+    code = "import sys, sfumato.conditioning; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install "sfumato\[text\]"'):
+        blank("BertModel", {})
