@@ -7,6 +7,8 @@ import sfumato as sf
 from sfumato import InputError
 from sfumato.guidance import ClassifierFree
 from sfumato.nets.blocks.embedding import Sinusoidal
+from sfumato.nets.diffit import DiffiTConfig
+from sfumato.nets.diffit_unet import DiffiTUNetConfig
 from sfumato.nets.dit import CrossAttention, DiTConfig
 from sfumato.nets.hooked import Hooked
 from sfumato.nets.hooks import Branch, Hooks, Subscriber, Subscriptions, sites
@@ -118,6 +120,23 @@ def _uvit():
     return _scrambled(config.build()), x, {"y": torch.tensor([1, 3])}
 
 
+def _diffit(config):
+    def case():
+        net = _scrambled(config.build())
+        for name, p in net.named_parameters():
+            if name.endswith("attn.bias"):  # a branch has no biases of places
+                p.zero_()
+        g = torch.Generator().manual_seed(1)
+        return net, torch.randn(2, net.config.out_channels, 8, 8, generator=g), {"y": torch.tensor([1, 4])}
+
+    return case
+
+
+_LATENT = DiffiTConfig(size=8, out_channels=4, width=16, layers=2, heads=2, num_classes=4)
+_PICTURES = DiffiTUNetConfig(
+    channels=8, multipliers=(1, 2), layers=1, windows=(4, 2), head_width=4, groups=4, num_classes=4
+)
+
 NETS = {
     "unet": _unet,
     "mmdit": _mmdit,
@@ -127,6 +146,8 @@ NETS = {
     "pixart": _pixart,
     "hunyuan": _hunyuan,
     "uvit": _uvit,
+    "diffit": _diffit(_LATENT),
+    "diffit-unet": _diffit(_PICTURES),
 }
 ATTENTION = ("self", "cross", "joint")
 

@@ -5,6 +5,8 @@ conditions that it takes, each with its null value.
 """
 
 from .blocks.kernels import packed
+from .diffit import DiffiT, DiffiTConfig
+from .diffit_unet import DiffiTUNet, DiffiTUNetConfig
 from .dit import DiT, DiTConfig
 from .encoder import Encoder, EncoderConfig
 from .hunyuan_dit import HunyuanDiT, HunyuanDiTConfig
@@ -20,6 +22,10 @@ __all__ = [
     "MLP",
     "DiT",
     "DiTConfig",
+    "DiffiT",
+    "DiffiTConfig",
+    "DiffiTUNet",
+    "DiffiTUNetConfig",
     "Encoder",
     "EncoderConfig",
     "HunyuanDiT",
