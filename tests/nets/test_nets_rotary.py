@@ -18,6 +18,15 @@ def test_each_pair_is_multiplied_by_a_complex_number():
     assert rotated(x.bfloat16(), rotation(angles)).dtype == torch.bfloat16
 
 
+def test_compiled_and_differentiated_it_is_the_same():
+    x, turn = _randn(2, 5, 3, 8).transpose(1, 2), rotation(_randn(5, 4, seed=1))
+    compiled = torch.compile(rotated, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, turn), rotated(x, turn))
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(rotated(x, turn).square().sum(), x)
+    torch.testing.assert_close(slope, 2 * x.detach())  # a rotation keeps lengths
+
+
 def test_frequencies_fall_from_one_by_equal_factors():
     w = frequencies(4, theta=16.0)
     torch.testing.assert_close(w, torch.tensor([1.0, 0.5, 0.25, 0.125]))

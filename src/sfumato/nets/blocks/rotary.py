@@ -41,5 +41,10 @@ def rotated(x: Tensor, turn: Rotation) -> Tensor:
     y_2i = x_2i cos - x_2i+1 sin, y_2i+1 = x_2i sin + x_2i+1 cos (arXiv 2104.09864, equation 34).
     """
     cos, sin = turn
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # a compiler fuses this, and does not know complex numbers
+        even, odd = pairs.unbind(-1)
+        y = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        y = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return y.flatten(-2).to(x.dtype)
