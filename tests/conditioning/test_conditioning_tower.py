@@ -200,10 +200,14 @@ def test_a_configuration_names_no_code(tmp_path):
         data = json.loads(file.read_text())
         data["auto_map"] = {"AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None], "AutoConfig": "evil.Evil"}
         data["_attn_implementation"] = data["attn_implementation"] = "someone/kernel"
+        data |= {"num_labels": 4_000_000, "return_dict": False, "torchscript": True}
         file.write_text(json.dumps(data))
     (model / "evil.py").write_text("raise SystemExit('run')")
     (tokenizer / "evil.py").write_text("raise SystemExit('run')")
-    assert type(read_tower(model, tokenizer).tokenizer).__name__ == "BertTokenizer"
+    tower = read_tower(model, tokenizer)
+    assert type(tower.tokenizer).__name__ == "BertTokenizer"
+    assert tower(torch.tensor([[2, 5, 3]])).tokens.shape == (1, 3, tiny_text.WIDTH)
+    assert len(tower.model.config.id2label) == 2
 
 
 def test_weights_are_mapped_and_none_is_left_at_random(tmp_path):

@@ -36,7 +36,12 @@ KINDS = {
 ALIASES = {"GemmaForCausalLM": "GemmaModel"}
 _PREFIX = re.compile(r"^(text_model|bert|model)\.")
 _IDLE = re.compile(r"(^|\.)(position_ids|inv_freq|logit_scale)$|^lm_head\.|^(bert\.)?pooler\.|^cls\.")
-_DROPPED = ("auto_map", "attn_implementation", "_attn_implementation", "torch_dtype", "dtype", "_name_or_path")
+# what would name code or a download, make a table as long as it says, or change the form of what comes out
+_DROPPED = (
+    *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "_name_or_path"),
+    *("num_labels", "id2label", "label2id"),
+    *("torch_dtype", "dtype", "return_dict", "torchscript", "output_hidden_states", "output_attentions"),
+)
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 _TIED = ("shared.weight", "encoder.embed_tokens.weight")  # one table under two names
 MAX_NUMBER = 1 << 22  # of tokens, widths, layers
