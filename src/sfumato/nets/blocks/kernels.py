@@ -48,7 +48,8 @@ def linear_gelu(layer: nn.Linear | PackedLinear, x: Tensor) -> Tensor:
     """
     if isinstance(layer, PackedLinear):
         return layer.fused(x, "gelu", "tanh")
-    if inference() and x.device.type == "cpu" and _onednn(x.dtype):
+    plain = type(layer) is nn.Linear  # a layer with more in it (a low-rank adapter) is called
+    if plain and inference() and x.device.type == "cpu" and _onednn(x.dtype):
         return _ops._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "tanh")
     return F.gelu(layer(x), approximate="tanh")
 
