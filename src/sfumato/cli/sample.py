@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", metavar="FILE", default=None, help="a picture to start from")
     parser.add_argument("--mask", metavar="FILE", default=None, help="white where to paint; the rest is kept exactly")
     parser.add_argument("--strength", type=float, default=None, help="share of the steps run from the picture (0.8)")
+    parser.add_argument("--memory", default=None, help="memory savers, as strips,slices,offload (none)")
+    parser.add_argument("--compile", action="store_true", help="compile the run: for small networks")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights")
+    parser.add_argument("--variant", default=None, help="which set of weights of a folder, as fp16")
     parser.add_argument("--like", metavar="PNG", default=None, help="take every setting from a picture instead")
     parser.add_argument("--out", metavar="DIR", default="samples", help="where pictures go (samples)")
     parser.add_argument("--device", default=None, help="cpu, cuda... (a GPU where there is one)")
@@ -81,14 +86,19 @@ def run(args: argparse.Namespace) -> int:
         settings = read_settings(args.like)
         call = arguments(settings.request)
     pictures = {"image": args.image, "mask": args.mask}
-    pipe = load(args.model)
+    dtype = None if args.dtype is None else getattr(torch, args.dtype)
+    pipe = load(args.model, variant=args.variant, dtype=dtype)
     if str(call["grid"] or "").endswith(".json"):
         from ..align import read_levels, times
 
         call["grid"] = times(pipe.denoiser.schedule, read_levels(Path(call["grid"])), args.steps).tolist()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    savers = () if args.memory is None else tuple(args.memory.split(","))
     try:
-        pipe.to(device)
+        if "offload" in savers:
+            pipe = replace(pipe, memory=savers, device=torch.device(device))
+        else:
+            pipe = replace(pipe, memory=savers).to(device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0][:120]}") from error
     if call["n"] is None:
@@ -100,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             bar.update(k.i + 1)
 
         if settings is None:
-            out = pipe(**call, **pictures, callback=step)
+            out = pipe(**call, **pictures, callback=step, compile=args.compile)
         else:
             out = pipe.again(settings, callback=step, **pictures)
     for note in out.notes:

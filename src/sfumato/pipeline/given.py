@@ -6,21 +6,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import Denoiser, InputError, Noise, Schedule, device_of
+from ..core import Denoiser, InputError, Noise, Schedule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..codecs import Codec
     from .pipeline import Pipeline
 
-Picture = "Image | Tensor | str | Path"
 STRENGTH = 0.8
 
 
@@ -88,21 +88,29 @@ class Kept:
         return torch.where(self.free >= 0.5, self.denoiser(x, t, **cond), self.known.to(x.dtype))
 
 
+class Start(NamedTuple):
+    """What a call says of its start: a picture, a mask, the strength, a span of the times."""
+
+    image: Any = None
+    mask: Any = None
+    strength: float | None = None
+    span: tuple[float, float] | None = None
+
+
 def given(
     pipe: Pipeline,
+    codec: Codec,
     times: Tensor,
     shape: tuple[int, ...],
     noise: Noise,
-    *,
-    image: Any = None,
-    mask: Any = None,
-    strength: float | None = None,
-    span: tuple[float, float] | None = None,
+    device: torch.device,
+    said: Start,
 ) -> Given:
     """Return what a picture, a mask and a span of the times make of a run.
 
     Raises `InputError` for a strength outside (0, 1], a mask without a picture, a span that holds no step.
     """
+    image, mask, strength, span = said
     request: dict[str, Any] = dict.fromkeys(("image", "mask", "strength", "span"))
     if span is not None:
         times = spanned(times, span)
@@ -113,7 +121,6 @@ def given(
                 raise InputError(f"{name} needs a picture: give image= too")
         if pipe.extra is None:
             return Given(times=times, request=request)
-    codec, device = pipe.coded, device_of(pipe.denoiser)
     side = (shape[1] * codec.factor, shape[2] * codec.factor)
     picture = None if image is None else pixels_of(image, side, 3).to(device)
     hole = None if mask is None else (pixels_of(mask, side, 1).to(device) + 1) / 2

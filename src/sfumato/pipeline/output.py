@@ -32,8 +32,8 @@ class Output:
     """Samples and all that made them.
 
     `tensor` is x_0 [B, ...] as it is diffused, `pixels` what a codec made of it. `seeds` and `prompts` have one entry a
-    row; `request` holds the arguments of the call as plain data, `model` the sha256 of the model, `versions` and
-    `device` what it ran on, `pipeline` who made it, `notes` what a person should know (what of a prompt was cut off).
+    row; `request` holds the arguments of the call as plain data, `versions` and `device` what it ran on, `pipeline` who
+    made it, `notes` what a person should know (what of a prompt was cut off).
     """
 
     tensor: Tensor
@@ -41,11 +41,15 @@ class Output:
     seeds: tuple[int, ...]
     prompts: tuple[str | None, ...]
     request: Mapping[str, Any]
-    model: str
     versions: Mapping[str, str]
     device: str
     pipeline: Pipeline
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def model(self) -> str:
+        """The sha256 of the model, computed when it is asked for: it reads every weight."""
+        return self.pipeline.sha256()
 
     @property
     def modality(self) -> Modality:

@@ -33,13 +33,14 @@ from ..core.sampling import Callback
 from ..guidance import ClassifierFree, Guided, Interval, Rescale, TwoScale
 from .culprit import culprit
 from .extra import Extra, Instruct
-from .given import given
+from .given import Start, given
 from .identity import bare, digest, weights_of
 from .images import Modality, Pixels
+from .lean import checked_savers, lean_codec, lean_denoiser, on
 from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
 from .output import Output
-from .request import checked, listed, rerun
+from .request import listed, numbered, rerun
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,6 +51,8 @@ class Pipeline:
     - `conditioner`: turns prompts into conditions; left out, that of the network's classes, numbered from "0".
     - `codec`: between pixels and what is diffused; None where they are the same.
     - `extra`: what stands beside the latent of networks that take it: a masked picture, a depth map...
+    - `memory`: names of memory savers (`sfumato.pipeline.lean.SAVERS`); none is used unasked. With "offload", `device`
+      is where each part runs in turn, and the parts wait on the CPU; otherwise all runs where the weights are.
     - `references`: keys of `cite`'s table for what the parts alone do not tell, such as the data.
 
     Raises `InputError` where the parts do not fit each other.
@@ -63,10 +66,15 @@ class Pipeline:
     modality: Modality = field(default_factory=Pixels)
     defaults: Defaults = field(default_factory=Defaults)
     references: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
+    device: torch.device | None = None
     _hash: tuple[Any, str] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.shape)
+        self.memory = checked_savers(self.memory)
+        if ("offload" in self.memory) != (self.device is not None):
+            raise InputError('memory "offload" and device go together: where the parts run, one after the other')
         if self.codec is None:
             self.modality.check(self.shape)
         elif len(self.shape) != 3 or self.shape[0] != self.codec.channels:
@@ -94,7 +102,7 @@ class Pipeline:
         n: int = 4,
         *,
         negative: Prompt | Sequence[Prompt] = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         size: tuple[int, int] | None = None,
         frame: Frame | None = None,
         steps: int | None = None,
@@ -109,9 +117,10 @@ class Pipeline:
         strength: float | None = None,
         span: tuple[float, float] | None = None,
         start: Tensor | None = None,
+        compile: bool = False,
         callback: Callback | None = None,
     ) -> Output:
-        """Draw `n` samples for each prompt, with the seeds seed, seed + 1, ... over all rows.
+        """Draw `n` samples for each prompt, with the seeds seed, seed + 1, ... over all rows, or those of a list.
 
         - `prompt`: what this model's conditioner reads (a text; a class by its name or its index), a list of them, or
           None for nothing. `negative`: what to avoid, one for all or one for each prompt; it needs guidance.
@@ -125,7 +134,8 @@ class Pipeline:
           there; the rest of the picture is kept exactly. Networks made for in-painting read both.
         - `span`: run the steps from t = span[0] down to span[1] alone: with an end above 0 the samples are x_t.
         - `start`: x_t at the first time of the grid, instead of the seeds' noise.
-        - `callback(k, x)`: called after each step; raising in it cancels.
+        - `compile`: run compiled graphs (see `sample`): worth it for small networks that are asked often.
+        - `callback(k, x)`: called after each step; raising in it cancels. `watching` makes pictures of x.
 
         What is left out comes from `defaults`. Raises `InputError` for what this model cannot do, `Diverged` with the
         name of the first module where values stop being finite.
@@ -137,39 +147,46 @@ class Pipeline:
         count = len(times) - 1
         scale = float(guidance) if guidance is not None else self.defaults.guidance
         asked = listed(prompt)
-        checked(n=n, seed=seed, prompts=len(asked))
+        seeds = numbered(seed, n, len(asked))
         if asked == [None] * len(asked) and negative is None and guidance is None:
             scale = 1.0  # nothing to guide towards
         conditioner = self.conditioner
         assert conditioner is not None
         names = [conditioner.described(p) for p in asked]
-        seeds = tuple(range(seed, seed + n * len(asked)))
-        device = device_of(self.denoiser)
+        device = device_of(self.denoiser) if self.device is None else self.device
+        net, codec = self.denoiser, lean_codec(self.coded, self.memory)
         shape, told = self._framed(size, frame)
         with evaluating(self.denoiser), torch.no_grad():
-            cond, null, notes = self._conditions(asked, negative, n, told, scale, device)
-            begin = given(self, times, shape, Noise(seeds), image=image, mask=mask, strength=strength, span=span)
+            with on(self.device, *modules(conditioner)):
+                cond, null, notes = self._conditions(asked, negative, n, told, scale, device)
+            with on(self.device, codec):
+                begin = given(self, codec, times, shape, Noise(seeds), device, Start(image, mask, strength, span))
             cond = begin.conditions(cond, len(seeds))
             denoiser = begin.keeping(self._guided(scale, null, guidance_interval, rescale, image_guidance))
-            x = sample(
-                denoiser,
-                (len(seeds), *shape),
-                solver=solver,
-                grid=begin.times,
-                seeds=Noise(seeds),
-                x=begin.start if start is None else start.to(device),
-                cond=cond,
-                callback=callback,
-                device=device,
-            )
-            pixels = begin.pasted(self._decoded(x, seeds)) if float(begin.times[-1]) == 0.0 else x
+            with on(self.device, net):
+                x = sample(
+                    denoiser,
+                    (len(seeds), *shape),
+                    solver=solver,
+                    grid=begin.times,
+                    seeds=Noise(seeds),
+                    x=begin.start if start is None else start.to(device),
+                    cond=cond,
+                    callback=callback,
+                    device=device,
+                    compile=compile,
+                )
+            pixels = x
+            if float(begin.times[-1]) == 0.0:
+                with on(self.device, codec):
+                    pixels = begin.pasted(codec.decode(x, Noise(seeds)) if codec.draws else codec.decode(x))
         if not bool(torch.isfinite(pixels).all()):
             raise Diverged(culprit(self, cond, begin.times, x))
         request = {
             "prompt": names,
             "negative": None if negative is None else [conditioner.described(p) for p in listed(negative)],
             "n": n,
-            "seed": seed,
+            "seed": seed if isinstance(seed, int) else list(seeds),
             "size": None if size is None else list(size),
             "frame": None if frame is None else to_config(frame),
             "steps": count,
@@ -188,7 +205,6 @@ class Pipeline:
             prompts=tuple(name for name in names for _ in range(n)),
             request=request,
             notes=notes,
-            model=self.sha256(),
             versions=versions(),
             device=str(device),
             pipeline=self,
@@ -276,10 +292,6 @@ class Pipeline:
         read = {key: to_config(from_config(value)) for key, value in parts.items()}
         return read | {key: config[key] for key in ("shape", "conditioner", "codec", "extra")}
 
-    def _decoded(self, x: Tensor, seeds: Sequence[int]) -> Tensor:
-        codec = self.coded
-        return codec.decode(x, Noise(seeds)) if codec.draws else codec.decode(x)
-
     def _framed(self, size: tuple[int, int] | None, frame: Frame | None) -> tuple[tuple[int, ...], Frame | None]:
         """Return the shape of one sample for pictures of `size`, and the frame that conditions are told of."""
         if len(self.shape) != 3:
@@ -328,21 +340,22 @@ class Pipeline:
         rescale: float | None,
         picture: float | None,
     ) -> Denoiser:
+        denoiser = lean_denoiser(self.denoiser, self.memory)
         if not math.isfinite(scale):
             raise InputError(f"guidance={scale} must be a finite number; 1 is off")
         if scale == 1.0:
             for name, value in (("guidance_interval", interval), ("rescale", rescale), ("image_guidance", picture)):
                 if value is not None:
                     raise InputError(f"{name}={value} does nothing without guidance: give a guidance other than 1")
-            return self.denoiser
+            return denoiser
         guided: Guided
         if isinstance(self.extra, Instruct):
             picture = self.extra.guidance if picture is None else picture
-            guided = TwoScale(denoiser=self.denoiser, scale=scale, image_scale=picture, null=null)
+            guided = TwoScale(denoiser=denoiser, scale=scale, image_scale=picture, null=null)
         elif picture is not None:
             raise InputError("image_guidance is for networks that edit a picture by instruction; this one does not")
         else:
-            guided = ClassifierFree(denoiser=self.denoiser, scale=scale, null=null)
+            guided = ClassifierFree(denoiser=denoiser, scale=scale, null=null)
         if interval is not None:
             if len(interval) != 2:
                 raise InputError(f"guidance_interval needs (low, high) of sigma / alpha, got {tuple(interval)}")
@@ -354,6 +367,11 @@ class Pipeline:
     def with_defaults(self, **changes: Any) -> Pipeline:
         """Return a pipeline on the same weights with some of its defaults changed."""
         return replace(self, defaults=replace(self.defaults, **changes))
+
+
+def modules(conditioner: Any) -> list[nn.Module]:
+    """Return the text models that a conditioner holds."""
+    return [tower.model for tower in getattr(conditioner, "towers", {}).values()]
 
 
 def described(conditioner: Any) -> Any:

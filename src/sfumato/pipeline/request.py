@@ -12,7 +12,7 @@ KINDS: dict[str, Any] = {
     "prompt": list,
     "negative": (list, type(None)),
     "n": int,
-    "seed": int,
+    "seed": (int, list),
     "size": (list, type(None)),
     "frame": (dict, type(None)),
     "steps": int,
@@ -27,7 +27,7 @@ KINDS: dict[str, Any] = {
     "strength": (int, float, type(None)),
     "span": (list, type(None)),
 }
-NUMBERS = ("grid", "guidance_interval", "size", "span")
+NUMBERS = ("seed", "grid", "guidance_interval", "size", "span")
 
 
 def listed(prompt: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -69,6 +69,21 @@ def rerun(request: dict[str, Any], image: Any, mask: Any) -> dict[str, Any]:
     if values["frame"] is not None:
         values["frame"] = from_config(values["frame"], Frame)
     return values
+
+
+def numbered(seed: int | Sequence[int], n: int, prompts: int) -> tuple[int, ...]:
+    """Return one seed a row: seed, seed + 1, ... or those of a list, which must have one for each row."""
+    checked(n=n, prompts=prompts)
+    if isinstance(seed, Sequence):
+        for one in seed:
+            checked(seed=one)
+        if len(seed) != n * prompts:
+            raise InputError(
+                f"{len(seed)} seeds for {n * prompts} pictures: give one each, or a single one to count from"
+            )
+        return tuple(seed)
+    checked(seed=seed)
+    return tuple(range(seed, seed + n * prompts))
 
 
 def checked(**counts: int) -> None:
