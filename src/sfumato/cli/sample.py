@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="compile the run: for small networks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights")
     parser.add_argument("--variant", default=None, help="which set of weights of a folder, as fp16")
+    parser.add_argument("--lora", metavar="FILE[:STRENGTH]", action="append", default=[], help="adapters; repeatable")
+    parser.add_argument("--lora-partly", action="store_true", help="leave out what this model has no modules for")
     parser.add_argument("--like", metavar="PNG", default=None, help="take every setting from a picture instead")
     parser.add_argument("--out", metavar="DIR", default="samples", help="where pictures go (samples)")
     parser.add_argument("--device", default=None, help="cpu, cuda... (a GPU where there is one)")
@@ -54,6 +56,15 @@ def _size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(p.isdecimal() for p in parts):
         raise InputError(f"--size {text[:20]!r} must be HEIGHTxWIDTH in pixels, as 512x768")
     return int(parts[0]), int(parts[-1])
+
+
+def _strength(text: str) -> tuple[str, float]:
+    """Return (file, strength) of "file:0.8"; 1 where there is no number."""
+    file, _, number = text.rpartition(":")
+    try:
+        return (file, float(number)) if file else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     pictures = {"image": args.image, "mask": args.mask}
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     pipe = load(args.model, variant=args.variant, dtype=dtype)
+    for given in args.lora:
+        pipe = pipe.with_lora(*_strength(given), partly=args.lora_partly)
     if str(call["grid"] or "").endswith(".json"):
         from ..align import read_levels, times
 

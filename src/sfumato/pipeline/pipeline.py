@@ -17,6 +17,7 @@ from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
 from ..conditioning.matched import matched
 from ..conditioning.text import TextConditioner
+from ..control.lora import merged
 from ..core import (
     Denoiser,
     Diverged,
@@ -37,6 +38,7 @@ from .given import Start, given
 from .identity import bare, digest, weights_of
 from .images import Modality, Pixels
 from .lean import checked_savers, lean_codec, lean_denoiser, on
+from .lora import Apply, with_lora
 from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
 from .output import Output
@@ -355,7 +357,8 @@ class Pipeline:
         elif picture is not None:
             raise InputError("image_guidance is for networks that edit a picture by instruction; this one does not")
         else:
-            guided = ClassifierFree(denoiser=denoiser, scale=scale, null=null)
+            channels = self.defaults.guided_channels
+            guided = ClassifierFree(denoiser=denoiser, scale=scale, null=null, channels=channels)
         if interval is not None:
             if len(interval) != 2:
                 raise InputError(f"guidance_interval needs (low, high) of sigma / alpha, got {tuple(interval)}")
@@ -367,6 +370,12 @@ class Pipeline:
     def with_defaults(self, **changes: Any) -> Pipeline:
         """Return a pipeline on the same weights with some of its defaults changed."""
         return replace(self, defaults=replace(self.defaults, **changes))
+
+    def with_lora(
+        self, path: str | Path, strength: float = 1.0, *, partly: bool = False, apply: Apply = merged
+    ) -> Pipeline:
+        """Return a pipeline with the adapters of a LoRA file (`sfumato.pipeline.lora`); this one is unchanged."""
+        return with_lora(self, path, strength, partly=partly, apply=apply)
 
 
 def modules(conditioner: Any) -> list[nn.Module]:
