@@ -73,3 +73,18 @@ def test_prepared_is_the_same():
 def test_a_denoiser_without_a_null_is_refused():
     with pytest.raises(InputError, match="needs a condition with a null value"):
         ClassifierFree(denoiser=GaussianMixture([[0.0]], 1.0).denoiser(VPLinear()), scale=2.0)
+
+
+def test_guided_channels_leave_the_others_to_the_conditional_branch():
+    class Four:
+        schedule = VPLinear()
+        cond = {"y": 0.0}  # noqa: RUF012
+
+        def __call__(self, x, t, *, y):
+            return x + y[:, None, None]
+
+    x, y = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 2.0])
+    whole = ClassifierFree(denoiser=Four(), scale=3.0)(x, 0.5, y=y)
+    some = ClassifierFree(denoiser=Four(), scale=3.0, channels=3)(x, 0.5, y=y)
+    assert torch.equal(some[:, :3], whole[:, :3])
+    torch.testing.assert_close(some[:, 3:], Four()(x, 0.5, y=y)[:, 3:])

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from sfumato.core import VPLinear, grids, prepare, sample
-from sfumato.guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, Interval, Rescale
+from sfumato.guidance import (
+    Autoguidance,
+    CFGpp,
+    Classifier,
+    ClassifierFree,
+    DynamicThreshold,
+    Interval,
+    Rescale,
+    SkipLayer,
+)
 from sfumato.solvers import DPMpp2M
 from sfumato.testing import ExactClassifier
 from sfumato.testing.table import CLASSES, worse
@@ -20,6 +29,7 @@ OUTER = {
     "DynamicThreshold": lambda d: DynamicThreshold(denoiser=d, quantile=0.9),
     "Classifier": lambda d: Classifier(denoiser=d, classifier=ExactClassifier(model=CLASSES, schedule=S), scale=0.5),
     "Autoguidance": lambda d: Autoguidance(denoiser=d, bad=worse(CLASSES).denoiser(S), scale=1.5),
+    "SkipLayer": lambda d: SkipLayer(denoiser=d, bad=worse(CLASSES).denoiser(S), scale=0.7, low=0.2),
 }
 X, Y = CLASSES.sample(4, 1, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
 

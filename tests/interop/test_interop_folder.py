@@ -145,20 +145,31 @@ def test_instructions_edit_a_picture_with_two_scales(tmp_path):
     assert distance(pipe("a red cat", n=1, image=PICTURE * 2 - 1, **asked), expected) < 0.1
 
 
-def test_stable_diffusion_3_on_its_own_grid_and_others(tmp_path):
-    theirs = tiny_folders.sd3()
+FLOWS = {"euler": None, "dpm++2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}
+
+
+@pytest.mark.parametrize("solver", FLOWS)
+@pytest.mark.parametrize("family", ["sd3", "lumina"])
+def test_flows_on_their_own_grid_and_others(family, solver, tmp_path):
+    theirs = getattr(tiny_folders, family)()
     pipe = saved(theirs, tmp_path)
-    x = tiny_folders.start((1, 16, 8, 8))
-    told = {"guidance_scale": 4.0, "output_type": "pt", "negative_prompt": "ugly", "height": 16, "width": 16}
+    assert isinstance(pipe.denoiser.schedule, sf.Rectified)
+    x = tiny_folders.start((1, *pipe.shape))
+    side = pipe.shape[1] * pipe.codec.factor
+    told = {"guidance_scale": 4.0, "output_type": "pt", "negative_prompt": "ugly", "height": side, "width": side}
     asked = {"negative": "ugly", "guidance": 4.0, "start": x, "n": 1}
-    expected = theirs("a red cat", num_inference_steps=5, latents=x.clone(), **told).images
-    assert distance(pipe("a red cat", steps=5, **asked), expected) < 0.1
-    for solver, name in {"dpm++2m": "DPMSolverMultistepScheduler", "unipc": "UniPCMultistepScheduler"}.items():
-        theirs.scheduler = unrounded(name)(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
-        expected = theirs("a red cat", num_inference_steps=5, latents=x.clone(), **told).images
+    if FLOWS[solver] is None:
+        asked["steps"] = 5
+    else:
+        theirs.scheduler = unrounded(FLOWS[solver])(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+        )
+        theirs.scheduler.set_timesteps(5)
         levels = [float(s) for s in theirs.scheduler.sigmas]
-        grid = [pipe.denoiser.schedule.inverse(math.log((1 - s) / s)) if s > 0 else 0.0 for s in levels]
-        assert distance(pipe("a red cat", solver=solver, grid=grid, **asked), expected) < 0.1
+        inverse = pipe.denoiser.schedule.inverse
+        asked["grid"] = [inverse(math.log((1 - s) / s)) if s > 0 else 0.0 for s in levels]
+    expected = theirs("a red cat", num_inference_steps=5, latents=x.clone(), **told).images
+    assert distance(pipe("a red cat", solver=solver, **asked), expected) < 0.1
 
 
 def unrounded(name):
@@ -204,3 +215,37 @@ def test_dit_by_the_name_of_a_class(solver, tmp_path, monkeypatch):
     grid = tiny_folders.times(theirs.scheduler, 5)
     out = pipe("thing 207", n=1, guidance=4.0, grid=grid, solver=solver, start=x)
     assert distance(out, torch.from_numpy(expected).permute(0, 3, 1, 2)) < 0.1
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("version", [1.1, 1.2])
+def test_hunyuan_dit(version, solver, tmp_path):
+    theirs = tiny_folders.hunyuan(styles=version < 1.2)
+    pipe = saved(theirs, tmp_path)
+    assert isinstance(pipe.denoiser.prediction.prediction, sf.V)
+    cls, changes = SOLVERS[solver]
+    theirs.scheduler = cls.from_config(theirs.scheduler.config, **changes)
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "pt", "latents": x.clone()}
+    size = {"height": 64, "width": 64, "use_resolution_binning": False}
+    expected = theirs("a red cat", negative_prompt="ugly", **told, **size).images
+    grid = tiny_folders.times(theirs.scheduler, 5)
+    out = pipe("a red cat", n=1, negative="ugly", guidance=4.0, grid=grid, solver=solver, start=x)
+    assert distance(out, expected) < 0.1
+
+
+def test_the_refiner_takes_over_where_the_base_stops(tmp_path):
+    base, refiner = tiny_folders.xl(), tiny_folders.xl("StableDiffusionXLImg2ImgPipeline")
+    for pipe in (base, refiner):
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **SOLVERS["ddim"][1])
+    base.save_pretrained(tmp_path / "base")
+    refiner.save_pretrained(tmp_path / "refiner")
+    ours = sf.load(tmp_path / "base"), sf.load(tmp_path / "refiner")
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 10, "guidance_scale": 5.0, "negative_prompt": "ugly"}
+    half = base("a red cat", latents=x.clone(), denoising_end=0.8, output_type="latent", height=16, width=16, **told)
+    expected = refiner("a red cat", image=half.images, denoising_start=0.8, output_type="pt", **told).images
+    grid = tiny_folders.times(base.scheduler, 10)
+    asked = {"n": 1, "negative": "ugly", "guidance": 5.0, "grid": grid, "solver": "ddim"}
+    first = ours[0]("a red cat", start=x, span=(1.0, 0.2), **asked)
+    assert distance(ours[1]("a red cat", start=first.tensor, span=(0.2, 0.0), **asked), expected) < 0.1

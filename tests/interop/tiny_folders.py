@@ -186,3 +186,68 @@ def dit(**parts):
         "id2label": {i: f"thing {i}, other name" for i in range(1000)},
     }
     return quiet(diffusers.DiTPipeline(**(made | parts)))
+
+
+# some of their pipelines take a factor of 8 for granted
+FACTOR_8 = {
+    "block_out_channels": (8, 8, 8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+
+
+def hunyuan(styles=True, **parts):
+    net = diffusers.HunyuanDiT2DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        patch_size=2,
+        hidden_size=32,
+        num_layers=4,
+        mlp_ratio=2.0,
+        cross_attention_dim=tiny_text.WIDTH,
+        cross_attention_dim_t5=tiny_text.WIDTH,
+        pooled_projection_dim=16,
+        text_len=77,
+        text_len_t5=256,
+        sample_size=8,
+        use_style_cond_and_image_meta_size=styles,
+    )
+    made = {
+        "transformer": scrambled(net, 6, scale=0.1),
+        "vae": vae(**FACTOR_8, scaling_factor=0.13025),
+        "text_encoder": tiny_text.bert(),
+        "tokenizer": tiny_text.bert_tokenizer(),
+        "text_encoder_2": tiny_text.t5(multilingual=True),
+        "tokenizer_2": tiny_text.t5_tokenizer(),
+        "scheduler": diffusers.DDIMScheduler(
+            **BETAS | {"beta_end": 0.03}, prediction_type="v_prediction", clip_sample=False, steps_offset=1
+        ),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    return quiet(diffusers.HunyuanDiTPipeline(**(made | parts)))
+
+
+def lumina(**parts):
+    net = diffusers.LuminaNextDiT2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=2,
+        num_attention_heads=4,
+        num_kv_heads=2,
+        multiple_of=16,
+        cross_attention_dim=tiny_text.WIDTH,
+        scaling_factor=1.0,
+    )
+    made = {
+        "transformer": scrambled(net, 6, scale=0.1),
+        "vae": vae(**FACTOR_8, scaling_factor=0.13025),
+        "text_encoder": tiny_text.gemma(),
+        "tokenizer": tiny_text.gemma_tokenizer(),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    }
+    return quiet(diffusers.LuminaPipeline(**(made | parts)))

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from ..core.config import register
+from ..core.errors import InputError
 from .conditioner import Encoded, Frame
 from .states import read_sequence
 from .text import Text, empty_for_none
@@ -18,11 +21,13 @@ from .tower import Tower
 class PixArtText:
     """context [n, length, 4096] = T5's last states, context_mask where they are of a token.
 
-    `length` is 120 for PixArt-alpha, 300 for Sigma. Prompts are in lower case, as the captions that it was trained on;
+    `length` is 120 for PixArt-alpha, 300 for Sigma. `sizes`: the height, the width and their ratio too, as alpha for
+    1024 pixels is told. Prompts are in lower case, as the captions that it was trained on;
     no prompt is "". (The pipelines of others also take HTML and addresses out of captions: give prompts without.)
     """
 
     length: int = 120
+    sizes: bool = False
     needs: ClassVar[tuple[str, ...]] = ("t5",)
     may_lack: ClassVar[tuple[str, ...]] = ()
 
@@ -33,6 +38,12 @@ class PixArtText:
     def encode(
         self, towers: Mapping[str, Tower], texts: Sequence[Text], frame: Frame | None, negative: bool
     ) -> Encoded:
-        """Return {"context", "context_mask"}."""
+        """Return {"context", "context_mask"}, and "sizes"; raise `InputError` where it needs a frame."""
         read = read_sequence(towers["t5"], empty_for_none(texts), self.length)
-        return Encoded({"context": read.tokens, "context_mask": read.mask}, read.notes)
+        cond = {"context": read.tokens, "context_mask": read.mask}
+        if self.sizes:
+            if frame is None:
+                raise InputError("this model is told a frame: give Frame(height=, width=)")
+            numbers = (frame.height, frame.width, frame.height / frame.width)
+            cond["sizes"] = torch.tensor([numbers] * len(texts), dtype=torch.float32, device=read.tokens.device)
+        return Encoded(cond, read.notes)

@@ -114,13 +114,14 @@ class Defaults:
     20 steps are the usual choice for trained models (arXiv 2211.01095, section 7, uses 15 to 20); guidance 1 is off.
     DEIS of third order on the logistic grid needs the fewest evaluations for most errors on three exact mixtures, of
     which one is stiff, from 5 evaluations on (`sfumato bench evaluations`). The fourth order needs still fewer where
-    data are smooth, and is far worse where they are stiff or the steps few.
+    data are smooth, and is far worse where they are stiff or the steps few. `guided_channels`: see `ClassifierFree`.
     """
 
     solver: Solver = field(default_factory=DEIS)
     grid: str = "logistic"
     steps: int = 20
     guidance: float = 1.0
+    guided_channels: int | None = None
 
     def __post_init__(self) -> None:
         by_name("grid", self.grid, GRIDS)

@@ -54,31 +54,32 @@ NETWORKS = ("unet", "transformer")
 class Kind:
     """What a pipeline class of theirs needs beside its parts.
 
-    `family(folder's index, towers) -> the rule of its texts`; `towers`: our name -> their component;
-    `guidance` and `steps`: the defaults of the published pipeline.
+    `family(folder's index, towers, network's configuration) -> the rule of its texts`; `towers`: our name -> their
+    component; `guidance`, `steps`, `channels` (`guided_channels`): the published pipeline's defaults.
     """
 
-    family: Callable[[Mapping[str, Any], Mapping[str, Tower]], Family] | None = None
+    family: Callable[[Mapping[str, Any], Mapping[str, Tower], Any], Family] | None = None
     towers: Mapping[str, str] = field(default_factory=dict[str, str])
     guidance: float = 7.5
     steps: int = 50
+    channels: int | None = None
 
 
-def _xl(index: Mapping[str, Any], towers: Mapping[str, Tower]) -> Family:
+def _xl(index: Mapping[str, Any], towers: Mapping[str, Tower], config: Any) -> Family:
     return XLText(zeros=bool(index.get("force_zeros_for_empty_prompt", True)))
 
 
-def _sd3(index: Mapping[str, Any], towers: Mapping[str, Tower]) -> Family:
+def _sd3(index: Mapping[str, Any], towers: Mapping[str, Tower], config: Any) -> Family:
     known = SD3Text()
     configs: dict[str, Any] = {name: tower.model.config for name, tower in towers.items()}
     widths = [int(configs[n].projection_dim) if n in configs else w for n, w in zip(("clip_l", "clip_g"), known.pooled)]
     return SD3Text(pooled=(widths[0], widths[1]), width=towers["t5"].width if "t5" in towers else known.width)
 
 
-_SD = Kind(family=lambda index, towers: ClipText(), towers={"clip": "text_encoder"})
+_SD = Kind(family=lambda index, towers, config: ClipText(), towers={"clip": "text_encoder"})
 _XL = Kind(family=_xl, towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2"}, guidance=5.0)
 _REFINER = Kind(
-    family=lambda index, towers: RefinerText(zeros=bool(index.get("force_zeros_for_empty_prompt", False))),
+    family=lambda index, towers, config: RefinerText(zeros=bool(index.get("force_zeros_for_empty_prompt", False))),
     towers={"clip_g": "text_encoder_2"},
     guidance=5.0,
 )
@@ -87,6 +88,14 @@ _SD3 = Kind(
     towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5": "text_encoder_3"},
     guidance=7.0,
     steps=28,
+)
+
+_LUMINA = Kind(
+    family=lambda index, towers, config: LuminaText(),
+    towers={"gemma": "text_encoder"},
+    guidance=4.0,
+    steps=30,
+    channels=3,
 )
 
 KINDS: dict[str, Kind] = {
@@ -113,22 +122,24 @@ KINDS: dict[str, Kind] = {
     "StableDiffusionXLImg2ImgPipeline": _REFINER,
     "StableDiffusion3Pipeline": _SD3,
     "PixArtAlphaPipeline": Kind(
-        family=lambda index, towers: PixArtText(), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
+        family=lambda index, towers, config: PixArtText(sizes=config.sizes),
+        towers={"t5": "text_encoder"},
+        guidance=4.5,
+        steps=20,
     ),
     "PixArtSigmaPipeline": Kind(
-        family=lambda index, towers: PixArtText(length=300), towers={"t5": "text_encoder"}, guidance=4.5, steps=20
+        family=lambda index, towers, config: PixArtText(length=300, sizes=config.sizes),
+        towers={"t5": "text_encoder"},
+        guidance=4.5,
+        steps=20,
     ),
     "HunyuanDiTPipeline": Kind(
-        family=lambda index, towers: HunyuanText(),
+        family=lambda index, towers, config: HunyuanText(sizes=config.styles > 0),
         towers={"bert": "text_encoder", "t5": "text_encoder_2"},
         guidance=5.0,
     ),
-    "LuminaPipeline": Kind(
-        family=lambda index, towers: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
-    ),
-    "LuminaText2ImgPipeline": Kind(
-        family=lambda index, towers: LuminaText(), towers={"gemma": "text_encoder"}, guidance=4.0, steps=30
-    ),
+    "LuminaPipeline": _LUMINA,
+    "LuminaText2ImgPipeline": _LUMINA,
     "DiTPipeline": Kind(guidance=4.0),
     "DDPMPipeline": Kind(guidance=1.0, steps=1000),
     "DDIMPipeline": Kind(guidance=1.0),
@@ -220,7 +231,13 @@ def assembled(
         conditioner=conditioner,
         codec=codec,
         extra=default_extra(int(getattr(config, "extra", 0))),
-        defaults=Defaults(solver=said.solver, grid=said.grid, steps=kind.steps, guidance=kind.guidance),
+        defaults=Defaults(
+            solver=said.solver,
+            grid=said.grid,
+            steps=kind.steps,
+            guidance=kind.guidance,
+            guided_channels=kind.channels,
+        ),
     )
 
 
@@ -244,4 +261,4 @@ def _conditioner(
         known = str(said[1]) if isinstance(said, list) and len(said) == 2 else None
         tokenizer = folder / theirs.replace("text_encoder", "tokenizer")
         towers[ours] = read_tower(folder / theirs, tokenizer, kind=known, **place)
-    return TextConditioner(family=kind.family(index, towers), towers=towers)
+    return TextConditioner(family=kind.family(index, towers, getattr(net, "config", None)), towers=towers)
