@@ -4,8 +4,11 @@ import pytest
 import torch
 from interop_parity import distance, halved, idle, ours, scrambled
 
+import sfumato as sf
 from sfumato import InputError
+from sfumato.guidance import ClassifierFree, SkipLayer
 from sfumato.interop.diffusers.mmdit import LAYOUT
+from sfumato.nets.hooked import Hooked
 from sfumato.nets.hooks import Moment, Subscriptions
 from sfumato.nets.skip import Skip
 
@@ -91,6 +94,29 @@ def test_skipped_blocks_are_skipped_as_theirs_are(layers):
     hooks = Subscriptions(net, [(lambda s: s.kind == "block" and s.order in layers, Skip())]).at(Moment())
     expected = _theirs(theirs, x, t, cond, skip_layers=list(layers))
     assert distance(net(x, t, **cond, hooks=hooks), expected) < 1e-5
+
+
+@torch.no_grad()
+def test_skip_layer_guidance_is_that_of_their_pipeline():
+    theirs = _model("sd35-medium")
+    net = ours(LAYOUT, theirs)
+    x, t, cond = _inputs(net.config)
+    t = t[1:].expand(2)
+    null = {key: value.flip(1) for key, value in cond.items()}
+    text, nothing = _theirs(theirs, x, t, cond), _theirs(theirs, x, t, null)
+    skipped = _theirs(theirs, x, t, cond, skip_layers=[0, 1])
+    expected = nothing + 4.0 * (text - nothing) + 2.5 * (text - skipped)
+
+    plain = sf.Preconditioned(net, sf.Rectified(), sf.Flow(), sf.FlowTime())
+    bad = Hooked(denoiser=plain, subscribe=[(lambda s: s.kind == "block" and s.order in (0, 1), Skip())])
+    guided = SkipLayer(denoiser=ClassifierFree(denoiser=plain, scale=4.0, null=null), bad=bad, scale=2.5)
+    assert distance((x - guided(x, 0.7, **cond)) / 0.7, expected) < 1e-5
+    run = {"solver": sf.solvers.Euler(), "grid": sf.grids.uniform(plain.schedule, 2), "seeds": [1, 2], "cond": cond}
+    by_hand = x
+    for k, (now, then) in enumerate(((1.0, 0.5), (0.5, 0.0))):
+        assert run["grid"][k] == now
+        by_hand = by_hand + (then - now) / now * (by_hand - guided(by_hand, now, **cond))
+    torch.testing.assert_close(sf.sample(guided, x=x, **run), by_hand, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

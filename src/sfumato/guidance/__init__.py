@@ -8,6 +8,7 @@ from .dynamic_threshold import DynamicThreshold
 from .guided import Guided
 from .interval import Interval
 from .rescale import Rescale
+from .skip_layer import SkipLayer
 from .two_scale import TwoScale
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "LogLikelihood",
     "Logits",
     "Rescale",
+    "SkipLayer",
     "TwoScale",
 ]

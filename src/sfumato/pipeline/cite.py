@@ -57,6 +57,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Classifier": ("dhariwal2021adm",),
     "CFGpp": ("chung2025cfgpp",),
     "Autoguidance": ("karras2024bad",),
+    "SkipLayer": ("hyung2025stg",),
     # inverse problems
     "MomentMatching": ("rozet2024mmps",),
     "PiGDM": ("song2023pigdm",),

@@ -196,6 +196,10 @@ REFERENCES: dict[str, Reference] = {
         "and Laine, Samuli",
         "Guiding a Diffusion Model with a Bad Version of Itself", 2024, "NeurIPS", "2406.02507",
     ),
+    "hyung2025stg": Reference(
+        "Hyung, Junha and Kim, Kinam and Hong, Susung and Kim, Min-Jung and Choo, Jaegul",
+        "Spatiotemporal Skip Guidance for Enhanced Video Diffusion Sampling", 2025, "CVPR", "2411.18664",
+    ),
     "chung2023dps": Reference(
         "Chung, Hyungjin and Kim, Jeongsol and Mccann, Michael T. and Klasky, Marc L. and Ye, Jong Chul",
         "Diffusion Posterior Sampling for General Noisy Inverse Problems", 2023, "ICLR", "2209.14687",

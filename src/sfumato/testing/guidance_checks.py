@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Noise, Schedule, grids, sample, steps
-from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold
+from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, SkipLayer
 from ..solvers import DDIM, DPMpp2M
 from .classifier import ExactClassifier
 from .exact import Counted, ExactDenoiser
@@ -195,6 +195,18 @@ def _away(guided: Autoguidance, schedule: Schedule) -> tuple[object, str, bool]:
     return worst, "<= 1e-12", worst <= 1e-12
 
 
+def _beside(guided: SkipLayer, schedule: Schedule) -> tuple[object, str, bool]:
+    """Guided + w (cond - bad) inside of the interval, guided alone outside and without a call of `bad`."""
+    whole, bad = PICTURES.denoiser(schedule), worse(PICTURES).denoiser(schedule)
+    (x, y), worst, idle = _data(), 0.0, Counted(bad)
+    around = ClassifierFree(denoiser=whole, scale=2.0)
+    for low, high, weight, other in ((0.0, float("inf"), guided.scale, bad), (1e-9, 2e-9, 0.0, idle)):
+        made = dataclasses.replace(guided, denoiser=around, bad=other, low=low, high=high)
+        exact = around(x, 0.5, y=y) + weight * (whole(x, 0.5, y=y) - bad(x, 0.5, y=y))
+        worst = max(worst, float((made(x, 0.5, y=y) - exact).abs().max()))
+    return (worst, idle.calls), "<= 1e-12, 0 calls", worst <= 1e-12 and idle.calls == 0
+
+
 def _renoised(guided: CFGpp, schedule: Schedule) -> tuple[object, str, bool]:
     """A DDIM step interpolates to x_0 by omega, and renoises with the null branch's eps."""
     base, noise, worst = CLASSES.denoiser(schedule), Noise(range(6)), 0.0
@@ -215,5 +227,6 @@ _OWN: dict[type, list[Any]] = {
     Classifier: [_silent, _bayes],
     DynamicThreshold: [_in_range],
     Autoguidance: [_same_model, _away],
+    SkipLayer: [_beside],
     CFGpp: [_renoised],
 }

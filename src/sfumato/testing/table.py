@@ -31,7 +31,7 @@ from ..core import (
     ZeroTerminalSNR,
     grids,
 )
-from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, Interval, Rescale
+from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, Interval, Rescale, SkipLayer
 from ..solvers import (
     BH1,
     DDIM,
@@ -185,5 +185,6 @@ GUIDANCE: dict[str, Any] = {
     "Autoguidance": Autoguidance(
         denoiser=CLASSES.denoiser(VPLinear()), bad=worse(CLASSES).denoiser(VPLinear()), scale=2.0
     ),
+    "SkipLayer": SkipLayer(denoiser=_guided, bad=worse(CLASSES).denoiser(VPLinear()), scale=1.5, low=0.1, high=3.0),
     "Rescale(Interval)": Rescale(denoiser=Interval(denoiser=_guided, low=0.3, high=3.0)),
 }
