@@ -271,6 +271,26 @@ def test_a_tap_returns_what_the_next_block_sees(case):
     assert not torch.allclose(_run(net, x, cond, (lambda s: s == block, Put(other))), _run(net, x, cond))
 
 
+def test_what_a_subscriber_keeps_or_puts_is_not_written_over(case):
+    net, x, cond = case
+
+    class Keep(Subscriber):
+        def __init__(self):
+            self.kept, self.copies = [], []
+
+        def after(self, h, site, now):
+            self.kept.append(h)
+            self.copies.append(h.clone())
+            return h
+
+        out = after
+
+    keep = Keep()
+    _run(net, x, cond, (lambda s: True, keep))
+    assert len(keep.kept) == len(sites(net))
+    assert all(torch.equal(a, b) for a, b in zip(keep.kept, keep.copies, strict=True))
+
+
 def test_two_that_replace_one_event_and_a_selector_that_picks_nothing_are_refused(case):
     net, x, cond = case
 

@@ -130,6 +130,19 @@ def test_a_prepared_run_is_the_plain_one_and_the_style_is_the_first_by_default()
         assert (prepared(x, t, **cond) - expected).norm() < 1e-5 * expected.norm()
 
 
+@torch.no_grad()
+def test_a_style_is_a_row_of_its_table():
+    net = build(replace(TINY, styles=3))
+    x, t, cond = inputs()
+    chosen = net(x, t, **cond, style=torch.tensor([2, 1]))
+    assert torch.equal(net(x, t, **cond, style=2)[0], chosen[0])
+    net.style.weight[0] = net.style.weight[2].clone()
+    torch.testing.assert_close(net(x, t, **cond)[0], chosen[0])
+    net.style.weight[0] = net.style.weight[1].clone()
+    torch.testing.assert_close(net(x, t, **cond)[1], chosen[1])
+    assert not torch.allclose(net(x, t, **cond)[0], chosen[0], atol=1e-3)
+
+
 @pytest.mark.parametrize("config", [TINY, replace(TINY, styles=0)])
 def test_compiles_without_a_break(config):
     net = build(config)
