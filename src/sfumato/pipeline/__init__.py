@@ -1,12 +1,15 @@
 """Pipelines: a denoiser with what it takes to ask it for pictures, and the folder that holds one."""
 
 from .cite import cite
+from .enlarge import enlarged
 from .images import Modality, Pixels, Points
 from .loading import load, load_codec
 from .metadata import Settings, read_settings
 from .names import GRIDS, SOLVERS, Defaults
 from .output import Output
 from .pipeline import Pipeline
+from .sheet import sheet, sweep
+from .watching import watching
 
 __all__ = [
     "GRIDS",
@@ -19,7 +22,11 @@ __all__ = [
     "Points",
     "Settings",
     "cite",
+    "enlarged",
     "load",
     "load_codec",
     "read_settings",
+    "sheet",
+    "sweep",
+    "watching",
 ]
