@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("sfumato.cli.evaluate", "measure a model against held-out data"),
     "optimise-grid": ("sfumato.cli.optimise_grid", "search the grid of few steps that suits a model"),
     "reproduce": ("sfumato.reproduce.command", "check a published system's claims on this machine"),
+    "convert": ("sfumato.cli.convert", "write a model in another layout"),
     "inspect": ("sfumato.cli.inspect", "say what a model, a run or a picture is"),
     "doctor": ("sfumato.cli.doctor", "check this machine: versions, devices, disk"),
     "bench": ("sfumato.cli.bench", "compare speed with other libraries"),

@@ -1,0 +1,137 @@
+"""`sfumato convert`: every layout into every other and back, bit for bit; pickles give their weights and no more."""
+
+import json
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import sfumato as sf
+from sfumato.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+pytest.importorskip("diffusers")
+import tiny_folders
+
+
+def convert(*words):
+    return main(["convert", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "theirs"
+    tiny_folders.sd().save_pretrained(folder)
+    return folder
+
+
+def test_layouts_go_round(theirs, tmp_path, capsys):
+    first = sf.load(theirs)
+    assert convert(theirs, tmp_path / "ours", "--layout", "sfumato") == 0
+    assert convert(tmp_path / "ours", tmp_path / "one.safetensors") == 0
+    assert convert(tmp_path / "one.safetensors", tmp_path / "back", "--layout", "diffusers", "--tokenizer", theirs) == 0
+    assert "files" in capsys.readouterr().out
+    assert sf.load(tmp_path / "back").sha256() == first.sha256()
+    for part, name in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")):
+        before, after = (load_file(f / part / f"{name}.safetensors") for f in (theirs, tmp_path / "back"))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[k], after[k]) for k in before)
+    half = tmp_path / "half"
+    assert convert(theirs, half, "--layout", "diffusers", "--dtype", "float16") == 0
+    stored = load_file(half / "unet" / "diffusion_pytorch_model.safetensors")
+    full = load_file(theirs / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(stored[k], full[k].half()) for k in full)
+
+
+def test_what_is_asked_wrongly(theirs, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x").write_text("x")
+    cases = {
+        ("there", "--layout", "sfumato"): "nothing is overwritten",
+        ("new",): "say which --layout",
+        ("new", "--layout", "single"): "ends in .safetensors",
+        ("new.safetensors", "--layout", "diffusers"): "a folder does not",
+    }
+    for (name, *more), message in cases.items():
+        assert convert(theirs, tmp_path / name, *more) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_a_pickle_gives_its_weights_alone(tmp_path, capsys):
+    weights = {"a.weight": torch.randn(3, 4), "b": torch.arange(3)}
+    weights["tied"] = weights["a.weight"]
+    held = {"state_dict": weights, "epoch": 3, "optimizer": {"lr": 0.1}}
+    torch.save(held, tmp_path / "old.ckpt")
+    torch.save(weights, tmp_path / "older.pt", _use_new_zipfile_serialization=False)
+    assert convert(tmp_path / "old.ckpt", tmp_path / "no.safetensors") == 2
+    assert "--allow-pickle" in capsys.readouterr().err
+    for name in ("old.ckpt", "older.pt"):
+        new = tmp_path / f"{name}.safetensors"
+        assert convert(tmp_path / name, new, "--allow-pickle") == 0
+        read = load_file(new)
+        assert read.keys() == weights.keys()
+        assert all(torch.equal(read[k], weights[k]) for k in weights)
+    assert convert(tmp_path / "old.ckpt", tmp_path / "old.ckpt.safetensors", "--allow-pickle") == 2
+
+
+class _Code:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.marker}",))
+
+
+def test_hostile_pickles_run_nothing_and_fill_nothing(tmp_path, capsys):
+    marker = tmp_path / "ran"
+    torch.save({"state_dict": {"a": torch.ones(2)}, "x": _Code(marker)}, tmp_path / "code.ckpt")
+    (tmp_path / "plain.bin").write_bytes(pickle.dumps({"a": _Code(marker)}))
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "zeros.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "zeros.pt") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in stored.infolist():
+            packed.writestr(entry.filename, stored.read(entry))
+    (tmp_path / "long.bin").write_bytes(b"\x80\x02" + b"(" * 5_000_000)
+    for name in ("code.ckpt", "plain.bin", "bomb.ckpt", "long.bin"):
+        assert convert(tmp_path / name, tmp_path / "out.safetensors", "--allow-pickle") == 4, name
+        said = capsys.readouterr().err
+        assert "is refused" in said
+        assert said.count("\n") == 1
+        assert not (tmp_path / "out.safetensors").exists()
+    assert not marker.exists()
+
+
+def test_a_reader_that_needs_too_much_is_stopped(tmp_path):
+    from sfumato.interop.pickles import convert_pickle
+
+    torch.save({"a": torch.zeros(30 << 20)}, tmp_path / "big.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(sf.CheckpointError, match="refused"):
+        convert_pickle(tmp_path / "big.pt", tmp_path / "big.safetensors", memory=-(200 << 20))
+    with pytest.raises(sf.CheckpointError, match=r"refused: it took more than 0\.01 s"):
+        convert_pickle(tmp_path / "big.pt", tmp_path / "big.safetensors", seconds=0.01)
+    assert not (tmp_path / "big.safetensors").exists()
+
+
+def test_a_folder_of_pickles(theirs, tmp_path):
+    old = tmp_path / "old"
+    for file in theirs.rglob("*"):
+        if file.is_file():
+            (old / file.relative_to(theirs)).parent.mkdir(parents=True, exist_ok=True)
+            (old / file.relative_to(theirs)).write_bytes(file.read_bytes())
+    file = old / "text_encoder" / "model.safetensors"
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    assert convert(old, tmp_path / "new", "--allow-pickle") == 0
+    assert sf.load(tmp_path / "new").sha256() == sf.load(theirs).sha256()
+    assert json.loads((tmp_path / "new" / "model_index.json").read_text())
+    assert not list((tmp_path / "new").rglob("*.bin"))
