@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -149,10 +150,11 @@ class GridAttention(nn.Module):
         self.q, self.k, self.v, self.out = (Linear(channels, channels) for _ in range(4))
 
     def forward(self, x: Tensor, latent: Tensor | None) -> Tensor:
-        """Return the attended `x` [B, C, H, W]."""
+        """Return the attended `x` [B, C, H, W], which must not be used again."""
         h = self.norm(x, latent).flatten(2).transpose(1, 2)[:, None]
         h = attend(self.q(h), self.k(h), self.v(h))[:, 0]
-        return joined(self.out(h).transpose(1, 2).reshape(x.shape), x)
+        # over x, which keeps its memory layout: that of the tokens says nothing of the batch where it is one picture
+        return joined(x, self.out(h).transpose(1, 2).reshape(x.shape))
 
 
 class Block(nn.Module):
@@ -177,12 +179,6 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.sample = sample
 
-    def forward(self, x: Tensor, latent: Tensor | None, height: int | None) -> Tensor:
-        """Return the input of the next level."""
-        for block in self.blocks:
-            x = block(x, latent, height)
-        return x if self.sample is None else self.sample(x, height)
-
 
 class Encoder(nn.Module):
     """conv -> levels, each halved by a convolution of stride 2 -> middle -> norm, SiLU, conv."""
@@ -204,8 +200,10 @@ class Encoder(nn.Module):
     def forward(self, pixels: Tensor, height: int | None = None) -> Tensor:
         """Return [B, outputs, H / 2^n, W / 2^n] of pixels [B, inputs, H, W]."""
         h = self.conv_in(arranged(pixels))
-        for stage in self.down:
-            h = stage(h, None, height)
+        for stage in cast("Iterable[Stage]", self.down):
+            for block in stage.blocks:
+                h = block(h, None, height)
+            h = h if stage.sample is None else stage.sample(h, height)
         for block in self.middle:
             h = block(h, None, height)
         return self.out(h, None, height)
@@ -236,6 +234,9 @@ class Decoder(nn.Module):
         h = self.conv_in(arranged(z))
         for block in self.middle:
             h = block(h, latent, height)
-        for stage in self.up:
-            h = stage(h, latent, height)
+        # not in a method of the stage: this frame would keep its input, the largest grid, until it is through
+        for stage in cast("Iterable[Stage]", self.up):
+            for block in stage.blocks:
+                h = block(h, latent, height)
+            h = h if stage.sample is None else stage.sample(h, height)
         return self.out(h, latent, height).contiguous()
