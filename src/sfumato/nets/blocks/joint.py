@@ -37,15 +37,17 @@ class Stream(nn.Module):
     def queries(self, x: Tensor) -> Tensor:
         """Return q [B, heads, N, d]."""
         q = self._split(self.q(x))
-        return q if self.norm_q is None else self.norm_q(q)
+        return (q if self.norm_q is None else self.norm_q(q)).transpose(1, 2)
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (k, v) [B, heads, N, d]."""
         k = self._split(self.k(x))
-        return k if self.norm_k is None else self.norm_k(k), self._split(self.v(x))
+        k = k if self.norm_k is None else self.norm_k(k)
+        return k.transpose(1, 2), self._split(self.v(x)).transpose(1, 2)
 
     def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """Return [B, N, heads, d]: what is normalised before the axes change places lies together."""
+        return tokens.unflatten(-1, (self.heads, -1))
 
 
 class JointAttention(nn.Module):
@@ -164,7 +166,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, channels: int, patch: int, width: int, *, side: int = 0, base: int = 64) -> None:
         super().__init__()
-        self.patch, self.side = patch, side
+        self.channels, self.patch, self.side = channels, patch, side
         self.matrix = nn.Linear(channels * patch * patch, width)
         if side:
             axis = sinusoidal(torch.arange(side) * (base / side), width // 2, sin_first=True)
@@ -173,7 +175,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens [B, H/p W/p, width] of `x` [B, C, H, W]; `InputError` for a grid beyond the table."""
-        p, channels = self.patch, self.matrix.in_features // self.patch**2
+        p, channels = self.patch, self.channels
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % p or x.shape[3] % p:
             raise InputError(
                 f"patches of {p} need [B, {channels}, H, W] with H and W multiples of {p}: {list(x.shape)}"
