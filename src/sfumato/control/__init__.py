@@ -5,6 +5,7 @@ sites. A control network is built from a registered configuration like any other
 """
 
 from .controlled import Control, Controlled
+from .controlnet import ControlNet, ControlNetConfig
 from .sd3_controlnet import SD3ControlNet, SD3ControlNetConfig
 
-__all__ = ["Control", "Controlled", "SD3ControlNet", "SD3ControlNetConfig"]
+__all__ = ["Control", "ControlNet", "ControlNetConfig", "Controlled", "SD3ControlNet", "SD3ControlNetConfig"]

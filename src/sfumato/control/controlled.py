@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, cast
@@ -67,6 +68,7 @@ class Controlled:
     - `scale`: 0 is plain, bit for bit; a sequence gives each residual its own.
     - `start`, `end`: the share of a run's steps in which it steers: those k of n with k / n >= start and
       (k + 1) / n <= end.
+    - `silent`: the roles of rows that it leaves as they are: ("null",) in guess mode.
     Control networks nest, and their residuals add up. Listen from outside: `Hooked(denoiser=Controlled(...), ...)`.
 
     Raises `InputError` for a window outside of 0..1, scales that are not one a residual, a hint whose rows do not fit
@@ -79,6 +81,8 @@ class Controlled:
     scale: float | Sequence[float] = 1.0
     start: float = 0.0
     end: float = 1.0
+    silent: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ("cond",)
     times: tuple[float, ...] = ()
     _host: Preconditioned = field(init=False, repr=False)
     _places: list[tuple[nn.Module, Site, int]] = field(init=False, repr=False)
@@ -122,6 +126,13 @@ class Controlled:
         """Return this for the times of one run."""
         return replace(self, denoiser=prepare(self.denoiser, times), times=tuple(times))
 
+    def playing(self, roles: tuple[str, ...]) -> Self:
+        """Return this with the roles of the equal parts of a batch."""
+        told, inner = copy.copy(self), getattr(self.denoiser, "playing", None)
+        object.__setattr__(told, "roles", roles)
+        object.__setattr__(told, "denoiser", self.denoiser if inner is None else inner(roles))
+        return told
+
     def __call__(self, x: Tensor, t: float | Tensor, hooks: Hooks | None = None, **cond: Any) -> Tensor:
         """Return the denoiser's x0_hat, steered."""
         steered = self._table(x, t, hooks, cond) if self._on(t) else hooks
@@ -143,7 +154,12 @@ class Controlled:
         known = remembered(self, f"control {id(control)} {len(x)}", given, conditioned)
         found = control.trunk(control.seen(host.net, inside).to(dtype), control.embed(label), **known)
         scales = [self.scale] * len(found) if isinstance(self.scale, (int, float)) else self.scale
-        return [r if s == 1.0 else r * s for r, s in zip(found, scales, strict=True)]
+        found = [r if s == 1.0 else r * s for r, s in zip(found, scales, strict=True)]
+        if not set(self.silent) & set(self.roles):
+            return found
+        heard = torch.tensor([role not in self.silent for role in self.roles], device=x.device)
+        heard = heard.repeat_interleave(len(x) // len(self.roles))
+        return [torch.where(heard.view(-1, *(1 for _ in r.shape[1:])), r, 0) for r in found]
 
     def _table(self, x: Tensor, t: float | Tensor, hooks: Hooks | None, cond: Mapping[str, Any]) -> Hooks:
         """Return `hooks` with the residuals added first, so that who listens hears what the next block gets."""

@@ -52,7 +52,8 @@ class Hooked:
 
     def playing(self, roles: tuple[str, ...]) -> Self:
         """Return this with the roles of the equal parts of a batch."""
-        return replace(self, roles=roles)
+        inner = getattr(self.denoiser, "playing", None)
+        return replace(self, roles=roles, denoiser=self.denoiser if inner is None else inner(roles))
 
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         """Return the denoiser's x0_hat, its network listened to."""

@@ -27,9 +27,9 @@ class Site(NamedTuple):
     """Where a subscriber can be asked.
 
     `name` is the module's path, stable over versions and equal for equal configurations. `kind`: "self", "cross",
-    "joint" attention; "residual", "block" or "skip". `stage`: "down", "middle", "up" of a U-Net, "trunk" of a
-    transformer; `level`: how often the grid was halved there, for a trunk how many blocks come before. `order` counts
-    the sites of a kind in the order in which they run. `heads` is 0 where there is no attention.
+    "joint" attention; "residual", "block", "sample" (the way to the next level) or "skip". `stage`: "down", "middle",
+    "up" of a U-Net, "trunk" of a transformer; `level`: how often the grid was halved there, for a trunk how many blocks
+    come before. `order` counts the sites of a kind in the order in which they run. `heads` is 0 without attention.
     """
 
     name: str

@@ -161,6 +161,12 @@ class Block(nn.Module):
         return passed(self, h, hooks)
 
 
+class Halving(Downsample):
+    """The way to the next level, a site whose output goes on and is kept as a skip."""
+
+    kind = "sample"
+
+
 class Stage(nn.Module):
     """The blocks of one level, and what leads to the next: `sample`, None at the end."""
 
@@ -170,13 +176,10 @@ class Stage(nn.Module):
         self.sample = sample
 
 
-class LatentUNet(nn.Module):
-    """net(x [B, C, H, W], c_noise [B or 1], context=[B, T, width], ...) -> [B, out, H, W] for any H and W.
+class DownUNet(nn.Module):
+    """The half of a `LatentUNet` that goes down, its middle, and all that its conditions are made into.
 
-    Conditions, where the configuration has them: `context` (the text's tokens), `context_mask` [B, T] (1 where a token
-    is one), `pooled` [B, vector - 256 sizes], `sizes` [B, sizes], `noise_level` int[B], `guidance` [B], `extra`
-    [B, extra, H, W]. forward = trunk(x, embed(c_noise), **condition(**cond)): `condition` is what does not depend on x
-    and the time (keys and values of the text, the vector), once a run.
+    `saved`: the channels of each skip. A ControlNet is a copy of this half.
     """
 
     def __init__(self, config: LatentUNetConfig) -> None:
@@ -205,21 +208,14 @@ class LatentUNet(nn.Module):
             last = level == len(widths) - 1
             inputs = [width] + [outputs] * (k.layers - 1)
             blocks = [Block(i, outputs, k, level, k.transformers[level]) for i in inputs]
-            self.down.append(Stage(blocks, None if last else Downsample(outputs, (1, 1))))
+            self.down.append(Stage(blocks, None if last else Halving(outputs, (1, 1))))
             skips += [outputs] * (k.layers + (not last))
             width = outputs
+        self.saved = tuple(skips)
         self.skips = nn.ModuleList(Tap("skip") for _ in skips)
         top = len(widths) - 1
         depths = () if k.middle is None else (k.middle, 0)
         self.middle = nn.ModuleList(Block(width, width, k, top, depth) for depth in depths)
-        self.up = nn.ModuleList()
-        for level, outputs in reversed(list(enumerate(widths))):
-            inputs = [h + skips.pop() for h in [width] + [outputs] * k.layers]
-            blocks = [Block(i, outputs, k, level, k.transformers[level]) for i in inputs]
-            self.up.append(Stage(blocks, Upsample(outputs) if level > 0 else None))
-            width = outputs
-        self.norm_out = GroupNorm(k.groups, width, k.eps)
-        self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
 
     def place(self, name: str) -> tuple[str, int]:
         """Return (stage, level) of a module's path."""
@@ -229,10 +225,6 @@ class LatentUNet(nn.Module):
         if parts[0] == "middle":
             return "middle", levels - 1
         return (parts[0], int(parts[1])) if parts[0] == "down" else ("up", levels - 1 - int(parts[1]))
-
-    def forward(self, x: Tensor, c_noise: Tensor, hooks: Hooks | None = None, **cond: Any) -> Tensor:
-        """Return trunk(x, embed(c_noise), **condition(**cond))."""
-        return self.trunk(x, self.embed(c_noise), **self.condition(**cond), hooks=hooks)
 
     def embed(self, c_noise: Tensor) -> Tensor:
         """Return what depends on the noise label alone: the time vector [N, 4 widths[0]], or its features where a
@@ -286,6 +278,64 @@ class LatentUNet(nn.Module):
             "extra": None if extra is None else extra.to(weight.dtype),
         }
 
+    def begun(
+        self, x: Tensor, emb: Tensor, vector: Tensor | None, scale: Tensor | None, extra: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (the first features, SiLU of the time vector)."""
+        if self.guidance is not None:
+            emb = emb.to(self.conv_in.weight.dtype)
+            emb = self.noise.mlp(emb if scale is None else emb + scale)
+        e = F.silu(emb if vector is None else emb + vector)
+        return arranged(self.conv_in(x if extra is None else torch.cat((x, extra), dim=1))), e
+
+    def downward(
+        self, h: Tensor, e: Tensor, keys: Iterator[Keys | None], mask: Tensor | None, hooks: Hooks | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return (the middle's output, skips) of the first features; takes its share of `keys`."""
+        tap = iter(self.skips)
+        skips = [next(tap)(h, hooks)]
+        for stage in cast("Iterable[Stage]", self.down):
+            for block in stage.blocks:
+                h = block(h, e, keys, mask, hooks)
+                skips.append(next(tap)(h, hooks))
+            if stage.sample is not None:
+                h = passed(stage.sample, stage.sample(h), hooks)
+                skips.append(next(tap)(h, hooks))
+        for block in self.middle:
+            h = block(h, e, keys, mask, hooks)
+        return h, skips
+
+    def _blocks(self) -> Iterator[TransformerBlock]:
+        """Yield the transformer blocks in the order in which they run."""
+        parts = (self.down, self.middle, getattr(self, "up", nn.ModuleList()))
+        return (m for part in parts for m in part.modules() if isinstance(m, TransformerBlock))
+
+
+class LatentUNet(DownUNet):
+    """net(x [B, C, H, W], c_noise [B or 1], context=[B, T, width], ...) -> [B, out, H, W] for any H and W.
+
+    Conditions, where the configuration has them: `context` (the text's tokens), `context_mask` [B, T] (1 where a token
+    is one), `pooled` [B, vector - 256 sizes], `sizes` [B, sizes], `noise_level` int[B], `guidance` [B], `extra`
+    [B, extra, H, W]. forward = trunk(x, embed(c_noise), **condition(**cond)): `condition` is what does not depend on x
+    and the time (keys and values of the text, the vector), once a run.
+    """
+
+    def __init__(self, config: LatentUNetConfig) -> None:
+        super().__init__(config)
+        k, saved, width = config, list(self.saved), config.widths[-1]
+        self.up = nn.ModuleList()
+        for level, outputs in reversed(list(enumerate(k.widths))):
+            inputs = [h + saved.pop() for h in [width] + [outputs] * k.layers]
+            blocks = [Block(i, outputs, k, level, k.transformers[level]) for i in inputs]
+            self.up.append(Stage(blocks, Upsample(outputs) if level > 0 else None))
+            width = outputs
+        self.norm_out = GroupNorm(k.groups, width, k.eps)
+        self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
+
+    def forward(self, x: Tensor, c_noise: Tensor, hooks: Hooks | None = None, **cond: Any) -> Tensor:
+        """Return trunk(x, embed(c_noise), **condition(**cond))."""
+        return self.trunk(x, self.embed(c_noise), **self.condition(**cond), hooks=hooks)
+
     def trunk(
         self,
         x: Tensor,
@@ -299,49 +349,15 @@ class LatentUNet(nn.Module):
         hooks: Hooks | None = None,
     ) -> Tensor:
         """Return the output for x [B, in, H, W], `embed`'s emb [B or 1, ...] and what `condition` gave."""
-        h, skips, e, left = self._downward(x, emb, keys, mask, vector, scale, extra, hooks)
+        h, e = self.begun(x, emb, vector, scale, extra)
+        left = iter(keys)
+        h, skips = self.downward(h, e, left, mask, hooks)
         for stage in cast("Iterable[Stage]", self.up):
             for block in stage.blocks:
                 h = block(torch.cat((h, skips.pop()), dim=1), e, left, mask, hooks)
             if stage.sample is not None:
                 h = stage.sample(h, skips[-1].shape[-2:])
         return self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()
-
-    def _downward(
-        self,
-        x: Tensor,
-        emb: Tensor,
-        keys: list[Keys | None],
-        mask: Tensor | None,
-        vector: Tensor | None,
-        scale: Tensor | None,
-        extra: Tensor | None,
-        hooks: Hooks | None,
-    ) -> tuple[Tensor, list[Tensor], Tensor, Iterator[Keys | None]]:
-        """Return (middle's output, skips, SiLU of the time vector, the keys that are left)."""
-        if self.guidance is not None:
-            emb = emb.to(self.conv_in.weight.dtype)
-            emb = self.noise.mlp(emb if scale is None else emb + scale)
-        e = F.silu(emb if vector is None else emb + vector)
-        left, tap = iter(keys), iter(self.skips)
-        h = arranged(self.conv_in(x if extra is None else torch.cat((x, extra), dim=1)))
-        skips = [next(tap)(h, hooks)]
-        for stage in cast("Iterable[Stage]", self.down):
-            for block in stage.blocks:
-                h = block(h, e, left, mask, hooks)
-                skips.append(next(tap)(h, hooks))
-            if stage.sample is not None:
-                h = stage.sample(h)
-                skips.append(next(tap)(h, hooks))
-        for block in self.middle:
-            h = block(h, e, left, mask, hooks)
-        return h, skips, e, left
-
-    def _blocks(self) -> Iterator[TransformerBlock]:
-        """Yield the transformer blocks in the order in which they run."""
-        return (
-            m for part in (self.down, self.middle, self.up) for m in part.modules() if isinstance(m, TransformerBlock)
-        )
 
 
 def sd1() -> LatentUNetConfig:

@@ -45,8 +45,10 @@ LAYOUTS = {
     "AutoencoderTiny": "tiny",
     "VQModel": "vq",
     "ConsistencyDecoderVAE": "consistency_decoder",
+    "ControlNetModel": "controlnet",
+    "SD3ControlNetModel": "sd3_controlnet",
 }
-ALIASES = {"Transformer2DModel": "PixArtTransformer2DModel"}
+ALIASES = {"Transformer2DModel": "PixArtTransformer2DModel", "ControlNetSD3Model": "SD3ControlNetModel"}
 NETWORKS = ("unet", "transformer")
 
 
