@@ -38,5 +38,6 @@ def enlarged(pipe: Pipeline, out: Output, *, scale: float = 2.0, strength: float
     made: list[Output] = []
     for picture, seed, prompt in zip(large, out.seeds, out.prompts, strict=True):
         given: dict[str, Any] = asked | {"prompt": prompt, "n": 1, "seed": seed, "size": size, "strength": strength}
-        made.append(pipe(**(given | {"image": picture} | call)))
+        given |= {"image": picture} | call
+        made.append(pipe(**given))
     return made
