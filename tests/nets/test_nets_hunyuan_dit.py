@@ -143,10 +143,9 @@ def test_a_style_is_a_row_of_its_table():
     assert not torch.allclose(net(x, t, **cond)[0], chosen[0], atol=1e-3)
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, styles=0)])
-def test_compiles_without_a_break(config):
-    net = build(config)
-    x, t, cond = inputs(config)
+def test_compiles_without_a_break():
+    net = build(replace(TINY, layers=4))
+    x, t, cond = inputs()
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x, t, **cond), net(x, t, **cond))
 
