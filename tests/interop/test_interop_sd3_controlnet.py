@@ -1,5 +1,7 @@
 """ControlNets of Stable Diffusion 3 against diffusers' on the same weights, alone and inside of the host."""
 
+import json
+
 import pytest
 import torch
 from interop_parity import distance, halved, idle, ours, scrambled
@@ -8,6 +10,7 @@ import sfumato as sf
 from sfumato import InputError
 from sfumato.control import Controlled
 from sfumato.interop.diffusers import mmdit
+from sfumato.interop.diffusers.folder import read_network
 from sfumato.interop.diffusers.sd3_controlnet import LAYOUT
 
 diffusers = pytest.importorskip("diffusers")
@@ -94,6 +97,19 @@ def test_every_weight_shows_but_what_nobody_reads():
     _, control = _pair("sd3")
     x, t, hint, cond = _inputs(control.config)
     assert all(name.startswith(DEAD) for name in idle(control, lambda n: torch.cat(n(x, t, hint=hint, **cond), dim=1)))
+
+
+@pytest.mark.parametrize("older", [False, True])
+@torch.no_grad()
+def test_a_folder_of_theirs_is_read(tmp_path, older):
+    theirs, control = _pair("sd35-medium")
+    theirs.save_pretrained(tmp_path)
+    if older:
+        config = json.loads((tmp_path / "config.json").read_text()) | {"_class_name": "ControlNetSD3Model"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    net = read_network(tmp_path)
+    assert net.config == control.config
+    assert all(torch.equal(value, control.state_dict()[name]) for name, value in net.state_dict().items())
 
 
 def test_the_older_name_of_the_class_and_settings_that_are_not_known():

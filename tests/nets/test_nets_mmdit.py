@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from sfumato import InputError
+from sfumato.control.sd3_controlnet import SD3ControlNetConfig
 from sfumato.core import from_config, to_config
 from sfumato.nets.blocks.joint import JointAttention
+from sfumato.nets.diffit import DiffiTConfig
+from sfumato.nets.diffit_unet import DiffiTUNetConfig
 from sfumato.nets.hooks import Moment, Subscriber, Subscriptions
+from sfumato.nets.lumina import LuminaConfig
 from sfumato.nets.mmdit import MMDiTConfig, sd3_medium, sd35_large, sd35_medium
 from sfumato.pipeline.folder import empty
 
@@ -89,6 +93,16 @@ def test_it_compiles_without_a_graph_break():
     x, t, cond = _inputs()
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, t, **cond), net(x, t, **cond))
+
+
+@pytest.mark.parametrize("config", [MMDiTConfig, LuminaConfig, DiffiTConfig, SD3ControlNetConfig, DiffiTUNetConfig])
+def test_a_network_of_nothing_is_refused(config):
+    for field in ("channels", "layers"):
+        for value in (0, -1, "2", None):
+            with pytest.raises(
+                InputError, match=rf"{config.__name__}\.{field} must be a whole number of at least 1, got"
+            ):
+                config(**{field: value})
 
 
 def test_a_dual_block_that_is_not_there_is_refused():

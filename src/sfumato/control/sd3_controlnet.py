@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..core.config import register
 from ..core.errors import InputError
+from ..nets.blocks.checks import check_counts
 from ..nets.blocks.embedding import NoiseEmbedding
 from ..nets.blocks.joint import JointBlock, PatchEmbedding, initialised_as_dit
 from ..nets.hooks import Site
@@ -29,8 +30,8 @@ class SD3ControlNetConfig:
     - `context`: the width of the text's tokens; 0: it sees no text, and its blocks are those of the image alone.
     - `positions`: the side of its own table of positions; 0: it has no patches of its own and sees the host's tokens.
     - `pooled`: the width of the pooled text; `ignores_pooled`: zeros stand for it, as these were trained.
-    The rest is as in `MMDiTConfig`. Raises `InputError` for `normed` and `dual` where there is no text stream: no
-    released network has them.
+    The rest is as in `MMDiTConfig`. Raises `InputError` for counts below 1, and for `normed` and `dual` where there is
+    no text stream: no released network has them.
     """
 
     channels: int = 16
@@ -48,6 +49,7 @@ class SD3ControlNetConfig:
     dual: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_counts(self, "channels", "patch", "layers", "heads", "head_width", "pooled", "base")
         if not self.context and (self.normed or self.dual):
             raise InputError("SD3ControlNetConfig without a context has neither normed nor dual blocks")
 

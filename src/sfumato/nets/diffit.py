@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..core.config import register
 from ..core.errors import InputError
+from .blocks.checks import check_counts
 from .blocks.embedding import LabelEmbedding, NoiseEmbedding, Sinusoidal, sincos_2d
 from .blocks.tmsa import TimeBlock, differences
 from .blocks.transformer import patchify, unpatchify
@@ -26,7 +27,7 @@ class DiffiTConfig:
     - `size`, `channels` of the latent; `out_channels`: twice as many, for a learned variance.
     - `patch`: side of a patch; `width`, `layers`, `heads`, `mlp_ratio` of the transformer.
     - `num_classes`: None, or the number of classes, whose embedding is added to the time's.
-    Raises `InputError` for sizes that do not divide.
+    Raises `InputError` for counts below 1, and sizes that do not divide.
     """
 
     size: int = 32
@@ -40,6 +41,7 @@ class DiffiTConfig:
     num_classes: int | None = 1000
 
     def __post_init__(self) -> None:
+        check_counts(self, "size", "channels", "out_channels", "patch", "width", "layers", "heads")
         if self.size % self.patch:
             raise InputError(f"DiffiTConfig.size={self.size} must be a multiple of patch={self.patch}")
         if self.width % self.heads or self.width % 4:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.config import register
 from ..core.errors import InputError
+from .blocks.checks import check_counts
 from .blocks.conv import ALMOST_ZERO, Downsample, GroupNorm, Upsample, arranged, conv, initialised, raised, silu
 from .blocks.embedding import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal
 from .blocks.tmsa import TimeBlock, differences, unwindowed, windowed
@@ -28,7 +29,7 @@ class DiffiTUNetConfig:
     `embedding`: features of the noise label, `Sinusoidal(dim=channels)` if None; `num_classes` as elsewhere.
     The paper gives the parts and not their sizes: windows of 8, heads of 32 and the rest are choices of ours.
 
-    Raises `InputError` for lists that are not one entry a level, and channels that do not divide.
+    Raises `InputError` for counts below 1, lists that are not one entry a level, and channels that do not divide.
     """
 
     in_channels: int = 3
@@ -45,6 +46,7 @@ class DiffiTUNetConfig:
     num_classes: int | None = None
 
     def __post_init__(self) -> None:
+        check_counts(self, "in_channels", "out_channels", "channels", "layers", "head_width", "groups")
         if len(self.windows) != len(self.multipliers):
             raise InputError(
                 f"DiffiTUNetConfig.windows needs {len(self.multipliers)} entries, one a level: {self.windows}"

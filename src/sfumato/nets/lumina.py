@@ -15,6 +15,7 @@ from ..core.config import register
 from ..core.errors import InputError
 from .blocks.attend import attend, seen
 from .blocks.attention import Keys
+from .blocks.checks import check_counts
 from .blocks.embedding import NoiseEmbedding, Sinusoidal
 from .blocks.rotary import Rotation, frequencies, rotated, rotation
 from .blocks.transformer import patchify, unpatchify
@@ -36,7 +37,7 @@ class LuminaConfig:
     - `base`: the side of the grid of training, in patches. On n patches softmax gets sqrt(log n / log base^2) / sqrt(d)
       (proportional attention), and places are scaled by f = sqrt(n) / base: every frequency divided by f while the
       label (0 noise, 1 data) is below `watershed`, after it theta multiplied by f (section 2.3).
-    Raises `InputError` for sizes that do not divide.
+    Raises `InputError` for counts below 1, and sizes that do not divide.
     """
 
     channels: int = 4
@@ -54,6 +55,7 @@ class LuminaConfig:
     watershed: float = 1.0
 
     def __post_init__(self) -> None:
+        check_counts(self, "channels", "patch", "width", "layers", "heads", "kv_heads", "context", "multiple")
         if self.width % (4 * self.heads) or self.heads % self.kv_heads:
             raise InputError(
                 f"LuminaConfig.width={self.width} must be a multiple of 4 heads={4 * self.heads}, and heads of "

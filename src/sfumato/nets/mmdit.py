@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..core.config import register
 from ..core.errors import InputError
+from .blocks.checks import check_counts
 from .blocks.embedding import NoiseEmbedding, Sinusoidal
 from .blocks.joint import JointBlock, PatchEmbedding, initialised_as_dit
 from .blocks.transformer import modulate, unpatchify
@@ -29,7 +30,7 @@ class MMDiTConfig:
     - `positions`: the side of the stored table of positions, whose centre is used; `base`: the grid it was made for.
     - `normed`: queries and keys RMS-normalised a head (3.5). `dual`: the blocks with a second attention over the image
       (3.5 medium).
-    Raises `InputError` for a width that is not a multiple of 4, and for dual blocks that are not there.
+    Raises `InputError` for counts below 1, a width that is not a multiple of 4, and dual blocks that are not there.
     """
 
     channels: int = 16
@@ -46,6 +47,8 @@ class MMDiTConfig:
     dual: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_counts(self, "channels", "out_channels", "patch", "layers", "heads", "head_width", "context", "pooled")
+        check_counts(self, "positions", "base")
         if self.width % 4:
             raise InputError(f"MMDiTConfig: heads x head_width = {self.width} must be a multiple of 4")
         wrong = [i for i in self.dual if not 0 <= i < self.layers]

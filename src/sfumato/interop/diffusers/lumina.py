@@ -54,7 +54,7 @@ def read(fields: Fields) -> LuminaConfig:
         multiple=int(take("multiple_of", 256)),
         ratio=None if ratio is None else float(ratio),
         eps=float(take("norm_eps", 1e-5)),
-        base=int(take("sample_size", 128)) // patch,
+        base=int(take("sample_size", 128)) // max(patch, 1),
     )
     fields.must(qk_norm=True)
     fields.skip("scaling_factor")

@@ -88,7 +88,7 @@ def read(fields: Fields) -> MMDiTConfig:
         context=int(take("joint_attention_dim", 4096)),
         pooled=int(take("pooled_projection_dim", 2048)),
         positions=int(take("pos_embed_max_size", 96)),
-        base=side // patch,
+        base=side // max(patch, 1),
         normed=normed(fields),
         dual=tuple(take("dual_attention_layers", ())),
     )

@@ -53,7 +53,7 @@ def read(fields: Fields) -> SD3ControlNetConfig:
         pooled=int(take("pooled_projection_dim", 2048)),
         ignores_pooled=bool(take("force_zeros_for_pooled_projection", True)),
         positions=side if own else 0,
-        base=int(take("sample_size", 128)) // patch,
+        base=int(take("sample_size", 128)) // max(patch, 1),
         # their blocks without a text have neither, whatever the file says
         normed=normed and context > 0,
         dual=dual if context else (),
