@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
@@ -37,12 +36,14 @@ from .extra import Extra, Instruct
 from .given import Start, given
 from .identity import bare, digest, weights_of
 from .images import Modality, Pixels
-from .lean import checked_savers, lean_codec, lean_denoiser, on
+from .lean import checked_savers, lean_codec, on
 from .lora import Apply, with_lora
 from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
 from .output import Output
+from .parts import described, evaluating, modules
 from .request import listed, numbered, rerun
+from .steering import Steering, noted, steered
 
 
 @dataclass(eq=False, kw_only=True)
@@ -117,6 +118,7 @@ class Pipeline:
         image: Any = None,
         mask: Any = None,
         strength: float | None = None,
+        control: Sequence[Steering] = (),
         span: tuple[float, float] | None = None,
         start: Tensor | None = None,
         compile: bool = False,
@@ -134,6 +136,7 @@ class Pipeline:
         - `image`: a picture to start from, with `strength` in (0, 1], the share of the steps that are run (SDEdit,
           arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (1 or white where to paint anew) only
           there; the rest of the picture is kept exactly. Networks made for in-painting read both.
+        - `control`: what steers beside the prompt: `ByControlNet`... (`sfumato.pipeline.steering`), together.
         - `span`: run the steps from t = span[0] down to span[1] alone: with an end above 0 the samples are x_t.
         - `start`: x_t at the first time of the grid, instead of the seeds' noise.
         - `compile`: run compiled graphs (see `sample`): worth it for small networks that are asked often.
@@ -164,7 +167,8 @@ class Pipeline:
             with on(self.device, codec):
                 begin = given(self, codec, times, shape, Noise(seeds), device, Start(image, mask, strength, span))
             cond = begin.conditions(cond, len(seeds))
-            denoiser = begin.keeping(self._guided(scale, null, guidance_interval, rescale, image_guidance))
+            base = steered(self, control, shape, codec, device)
+            denoiser = begin.keeping(self._guided(base, scale, null, guidance_interval, rescale, image_guidance))
             with on(self.device, net):
                 x = sample(
                     denoiser,
@@ -199,6 +203,7 @@ class Pipeline:
             "rescale": rescale,
             "image_guidance": image_guidance,
             **begin.request,
+            "control": noted(control),
         }
         return Output(
             tensor=x,
@@ -213,21 +218,27 @@ class Pipeline:
         )
 
     def again(
-        self, settings: Settings, callback: Callback | None = None, *, image: Any = None, mask: Any = None
+        self,
+        settings: Settings,
+        callback: Callback | None = None,
+        *,
+        image: Any = None,
+        mask: Any = None,
+        control: Sequence[Steering] = (),
     ) -> Output:
         """Make once more what `settings` (of a PNG: `read_settings`) describes; its picture is `images[index]`.
 
         The same bytes on the same device and versions; elsewhere the noise is the same and pixels agree to rounding.
-        `image` and `mask` are those that it was made from. Raises `InputError` for settings of another model or
-        picture, and for settings that are damaged.
+        `image`, `mask` and `control` are those that it was made from. Raises `InputError` for settings of another model
+        or picture, and for settings that are damaged.
         """
         if settings.model != self.sha256():
             raise InputError(
                 f"these settings are of the model {settings.model[:10]}, this one is {self.sha256()[:10]}: "
                 "load the model that made the picture"
             )
-        out = self(**rerun(settings.request, image, mask), callback=callback)
-        for key in ("image", "mask"):
+        out = self(**rerun(settings.request, image, mask, control), callback=callback)
+        for key in ("image", "mask", "control"):
             if out.request[key] != settings.request[key]:
                 raise InputError(f"{key} is not the one that the picture was made from")
         return out
@@ -336,13 +347,13 @@ class Pipeline:
 
     def _guided(
         self,
+        denoiser: Denoiser,
         scale: float,
         null: Mapping[str, Tensor] | None,
         interval: tuple[float, float] | None,
         rescale: float | None,
         picture: float | None,
     ) -> Denoiser:
-        denoiser = lean_denoiser(self.denoiser, self.memory)
         if not math.isfinite(scale):
             raise InputError(f"guidance={scale} must be a finite number; 1 is off")
         if scale == 1.0:
@@ -376,26 +387,3 @@ class Pipeline:
     ) -> Pipeline:
         """Return a pipeline with the adapters of a LoRA file (`sfumato.pipeline.lora`); this one is unchanged."""
         return with_lora(self, path, strength, partly=partly, apply=apply)
-
-
-def modules(conditioner: Any) -> list[nn.Module]:
-    """Return the text models that a conditioner holds."""
-    return [tower.model for tower in getattr(conditioner, "towers", {}).values()]
-
-
-def described(conditioner: Any) -> Any:
-    """Return a conditioner as plain data: its settings, without the text models that it holds."""
-    own = getattr(conditioner, "config", None)
-    return to_config(conditioner if own is None else own)
-
-
-@contextlib.contextmanager
-def evaluating(net: nn.Module) -> Generator[None]:
-    """Switch dropout and its like off inside, and each module back to what it was at the end."""
-    training = [m for m in net.modules() if m.training]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -26,6 +26,7 @@ KINDS: dict[str, Any] = {
     "mask": (str, type(None)),
     "strength": (int, float, type(None)),
     "span": (list, type(None)),
+    "control": (str, type(None)),
 }
 NUMBERS = ("seed", "grid", "guidance_interval", "size", "span")
 
@@ -55,17 +56,18 @@ def arguments(request: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def rerun(request: dict[str, Any], image: Any, mask: Any) -> dict[str, Any]:
-    """Return the arguments of a call that makes `request` again, with the picture and the mask that it was made from.
+def rerun(request: dict[str, Any], image: Any, mask: Any, control: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return the arguments of a call that makes `request` again, with the pictures and the control it was made from.
 
     Raises `InputError` where they are missing: a request holds their hashes alone.
     """
     values = arguments(request)
-    for key, value in (("image", image), ("mask", mask)):
+    for key, value in (("image", image), ("mask", mask), ("control", control or None)):
         if (values[key] is None) != (value is None):
             what = "was made from one: give the same" if value is None else "was made without one: leave it out"
             raise InputError(f"{key}: the picture to make again {what}")
         values[key] = value
+    values["control"] = control
     if values["frame"] is not None:
         values["frame"] = from_config(values["frame"], Frame)
     return values

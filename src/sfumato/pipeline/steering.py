@@ -1,0 +1,141 @@
+"""What steers a call of a pipeline beside its prompt: the entries of its `control`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..codecs.codec import Codec
+from ..control.controlled import Control, Controlled
+from ..control.controlnet import ControlNet, guessed
+from ..control.sd3_controlnet import SD3ControlNet
+from ..core import Denoiser, InputError, to_config
+from .given import pixels_of
+from .identity import digest
+from .lean import lean_denoiser
+
+if TYPE_CHECKING:
+    from .pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call runs: the size of its pictures in pixels, its codec and its device."""
+
+    size: tuple[int, int]
+    codec: Codec
+    device: torch.device
+
+    def picture(self, value: Any, channels: int = 3) -> Tensor:
+        """Return a PIL picture, a file or a tensor [B or 1, channels, H, W] in [0, 1] as that, in the call's size."""
+        if isinstance(value, Tensor):
+            if value.ndim != 4 or value.shape[1:] != (channels, *self.size):
+                raise InputError(
+                    f"a hint must be [B, {channels}, {self.size[0]}, {self.size[1]}], got {list(value.shape)}"
+                )
+            return value.float().to(self.device)
+        return (pixels_of(value, self.size, channels).to(self.device) + 1) / 2
+
+
+class Steering(Protocol):
+    """An entry of `control`: it makes a denoiser of a denoiser."""
+
+    def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
+        """Return the steered denoiser."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all that it steers with."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ByControlNet:
+    """A ControlNet and its picture: PIL, a file, or a tensor in [0, 1]; `scale`, `start` and `end` as in `Controlled`.
+
+    `guess`: without a prompt's help (guess mode): shallow residuals weaker, and rows without a prompt not steered.
+    Those of Stable Diffusion 3 see the picture's latent.
+    """
+
+    net: nn.Module
+    hint: Any
+    scale: float | Sequence[float] = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    guess: bool = False
+
+    def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
+        """Return the steered denoiser."""
+        hint, scale = place.picture(self.hint), self.scale
+        if isinstance(self.net, SD3ControlNet):
+            hint = place.codec.encode(hint * 2 - 1)
+        averaged = isinstance(self.net, ControlNet) and self.net.config.averaged
+        if self.guess and not averaged:
+            if not isinstance(self.net, ControlNet) or not isinstance(scale, (int, float)):
+                raise InputError("guess is for the ControlNets of U-Nets, with one number for a scale")
+            scale = tuple(scale * s for s in guessed(len(self.net.outs)))
+        return Controlled(
+            denoiser=denoiser,
+            control=cast(Control, self.net),
+            hint=hint,
+            scale=scale,
+            start=self.start,
+            end=self.end,
+            silent=("null",) if self.guess or averaged else (),
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the network, the picture and the settings."""
+        return hashed(self.net, self.hint, self.scale, self.start, self.end, self.guess)
+
+
+def hashed(net: nn.Module, picture: Any, *settings: Any) -> str:
+    """Return the hash of a network, a picture and settings."""
+    said = [
+        to_config(getattr(net, "config", None)) or repr(net),
+        [list(s) if isinstance(s, tuple) else s for s in settings],
+    ]
+    shown = picture if isinstance(picture, Tensor) else pixels_of_any(picture)
+    return digest(json.dumps(said, sort_keys=True).encode(), {**net.state_dict(), "picture": shown})
+
+
+def pixels_of_any(picture: Any) -> Tensor:
+    """Return a picture in its own size."""
+    from PIL import Image
+
+    from .given import opened
+
+    image = picture if isinstance(picture, Image.Image) else opened(picture)
+    return pixels_of(image, (image.height, image.width), 3)
+
+
+def steered(
+    pipe: Pipeline, control: Sequence[Steering], shape: Sequence[int], codec: Codec, device: torch.device
+) -> Denoiser:
+    """Return the pipeline's denoiser with all of `control` around it, the first one innermost."""
+    denoiser: Denoiser = pipe.denoiser
+    if not control:
+        return lean_denoiser(denoiser, pipe.memory)
+    if "slices" in pipe.memory or "offload" in pipe.memory:
+        raise InputError("control goes with neither of the memory savers slices and offload")
+    if len(shape) != 3:
+        raise InputError("control is for pictures; this model's samples are none")
+    place = Place((shape[1] * codec.factor, shape[2] * codec.factor), codec, device)
+    for one in control:
+        denoiser = one.around(denoiser, place)
+    return denoiser
+
+
+def noted(control: Sequence[Steering]) -> str | None:
+    """Return the hash of all of `control`, None where there is nothing."""
+    joined = "".join(one.sha256 for one in control)
+    return hashlib.sha256(joined.encode()).hexdigest() if joined else None
