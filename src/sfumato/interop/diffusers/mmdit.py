@@ -77,7 +77,9 @@ def read(fields: Fields) -> MMDiTConfig:
     """Return our configuration of theirs."""
     take = fields.take
     patch, channels = int(take("patch_size", 2)), int(take("in_channels", 16))
-    side = int(take("sample_size", 128))
+    side, positions = int(take("sample_size", 128)), int(take("pos_embed_max_size", 96) or 0)
+    if not positions:
+        raise InputError(f"{fields.kind} without pos_embed_max_size is not supported")
     config = MMDiTConfig(
         channels=channels,
         out_channels=int(take("out_channels", 16) or channels),
@@ -87,15 +89,13 @@ def read(fields: Fields) -> MMDiTConfig:
         head_width=int(take("attention_head_dim", 64)),
         context=int(take("joint_attention_dim", 4096)),
         pooled=int(take("pooled_projection_dim", 2048)),
-        positions=int(take("pos_embed_max_size", 96)),
+        positions=positions,
         base=side // max(patch, 1),
         normed=normed(fields),
         dual=tuple(take("dual_attention_layers", ())),
     )
     if (width := take("caption_projection_dim", 1152)) != config.width:
         raise InputError(f"{fields.kind}: caption_projection_dim={width!r:.60} is not the width {config.width}")
-    if config.positions < 1:
-        raise InputError(f"{fields.kind} without pos_embed_max_size is not supported")
     return config
 
 
