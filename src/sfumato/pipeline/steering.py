@@ -16,6 +16,7 @@ from ..codecs.codec import Codec
 from ..control.controlled import Control, Controlled
 from ..control.controlnet import ControlNet, guessed
 from ..control.sd3_controlnet import SD3ControlNet
+from ..control.t2i_adapter import T2IAdapter
 from ..core import Denoiser, InputError, to_config
 from .given import pixels_of
 from .identity import digest
@@ -96,6 +97,27 @@ class ByControlNet:
     def sha256(self) -> str:
         """The hash of the network, the picture and the settings."""
         return hashed(self.net, self.hint, self.scale, self.start, self.end, self.guess)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ByAdapter:
+    """A T2I-Adapter and its picture; `scale` and `end` as in `Controlled`."""
+
+    net: T2IAdapter
+    hint: Any
+    scale: float | Sequence[float] = 1.0
+    end: float = 1.0
+
+    def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
+        """Return the steered denoiser."""
+        hint = place.picture(self.hint, self.net.config.hint_channels)
+        net = cast(Control, self.net)
+        return Controlled(denoiser=denoiser, control=net, hint=hint, scale=self.scale, end=self.end)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the network, the picture and the settings."""
+        return hashed(self.net, self.hint, self.scale, self.end)
 
 
 def hashed(net: nn.Module, picture: Any, *settings: Any) -> str:

@@ -47,6 +47,7 @@ LAYOUTS = {
     "ConsistencyDecoderVAE": "consistency_decoder",
     "ControlNetModel": "controlnet",
     "SD3ControlNetModel": "sd3_controlnet",
+    "T2IAdapter": "t2i_adapter",
 }
 ALIASES = {"Transformer2DModel": "PixArtTransformer2DModel", "ControlNetSD3Model": "SD3ControlNetModel"}
 NETWORKS = ("unet", "transformer")
