@@ -16,6 +16,8 @@ def read_json(path: Path, *, most: int = 1 << 20) -> dict[str, Any]:
     Raises `CheckpointError` for a file that cannot be read, or holds something else.
     """
     try:
+        if not path.is_file() and path.exists():  # a folder, or a pipe that would be read without an end
+            raise CheckpointError(f"{path} is not a file")
         if path.stat().st_size > most:
             raise CheckpointError(f"{path} is above {most >> 20} MiB, which no configuration is")
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)

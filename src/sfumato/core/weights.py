@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,6 +149,8 @@ def sync(path: Path) -> None:
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """Return the parsed header and the number of bytes that follow it."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe or a device would be read without an end
+            raise CheckpointError(f"{path}: not a file")
         with open(path, "rb") as file:
             total = os.fstat(file.fileno()).st_size
             start = file.read(8)

@@ -133,7 +133,9 @@ def write(links: Iterable[Link], ours: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def check(kind: str, path: str, expect: Mapping[str, Spec], ours: Mapping[str, Tensor], missing: Sequence[str]) -> None:
-    """Raise `CheckpointError` for what a file lacks, and for tensors of another shape than the network's."""
+    """Raise `CheckpointError` for what a file lacks, and for tensors of another shape than the network's, or of whole
+    numbers where it computes with broken ones.
+    """
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(f"{path} lacks {', '.join(missing[:3])}{more}, which {kind} needs: is it another model?")
@@ -143,6 +145,8 @@ def check(kind: str, path: str, expect: Mapping[str, Spec], ours: Mapping[str, T
             raise CheckpointError(
                 f"{path}: {name} of {kind} has the shape {list(got.shape)}, its configuration says {list(spec.shape)}"
             )
+        if got is not None and spec.dtype.is_floating_point and not got.dtype.is_floating_point:
+            raise CheckpointError(f"{path}: {name} of {kind} is stored as {got.dtype}: it needs floating-point numbers")
 
 
 def chained(first: Iterable[Link], second: Iterable[Link]) -> list[Link]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..core import InputError, LearnedVariance, Preconditioned, Prediction, Schedule
+from ..core import CheckpointError, InputError, LearnedVariance, Preconditioned, Prediction, Schedule, SfumatoError
 from .folder import CONFIG, WEIGHTS, read
 from .pipeline import Pipeline
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 MAGIC = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how zip files and pickles begin
+
+
+_ODD = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 
 
 def load(
@@ -43,6 +47,20 @@ def load(
     Raises `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
     """
     path = located(path, revision, variant)
+    with damaged(path):
+        return _load(path, variant, device, dtype, tokenizer, prediction, schedule, codec)
+
+
+def _load(
+    path: Path,
+    variant: str | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    tokenizer: str | Path | Mapping[str, str | Path] | None,
+    prediction: Prediction | None,
+    schedule: Schedule | None,
+    codec: Codec | str | Path | None,
+) -> Pipeline:
     if path.is_file() and not _pickled(path):
         from ..interop.single.reading import read_single
 
@@ -63,6 +81,18 @@ def load(
     return pipe
 
 
+@contextmanager
+def damaged(path: Path) -> Generator[None]:
+    """Turn what goes wrong with values that no configuration has into a `CheckpointError` of one line."""
+    try:
+        yield
+    except SfumatoError:
+        raise
+    except _ODD as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {said}") from error
+
+
 def located(path: str | Path, revision: str | None = None, variant: str | None = None) -> Path:
     """Return the path of what is on this disk, or of the hub's model in its cache."""
     from ..interop.hub import fetched, named
@@ -79,7 +109,11 @@ def load_codec(path: str | Path, *, scale: float | None = None, shift: float = 0
 
     A file does not tell `scale`, `shift` and `upcast`: see `sfumato.codecs.kl`. Raises as `load`.
     """
-    path = Path(path)
+    with damaged(Path(path)):
+        return _load_codec(Path(path), scale, shift, upcast)
+
+
+def _load_codec(path: Path, scale: float | None, shift: float, upcast: bool) -> Codec:
     if path.is_file() and not _pickled(path):
         from ..interop.single.reading import read_codec
 

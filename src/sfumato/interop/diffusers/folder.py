@@ -27,7 +27,7 @@ from ...core.json_file import read_json
 from ...core.weights import specs
 from ...pipeline import Defaults, Pipeline
 from ...pipeline.extra import default as default_extra
-from ...pipeline.folder import at_most, empty
+from ...pipeline.folder import at_most, bounded, empty
 from ..files import weights_in
 from ..links import check, read
 from .layout import Layout
@@ -170,6 +170,7 @@ def read_network(
     that is not read, `CheckpointError` for a folder that is damaged, or lacks or has a tensor too many.
     """
     data = read_json(folder / "config.json")
+    bounded(data)
     of = layout(str(data.get("_class_name")))
     config = of.config(data)
     tensors, _ = weights_in(folder, "diffusion_pytorch_model", variant)

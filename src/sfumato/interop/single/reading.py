@@ -16,7 +16,7 @@ from ...codecs.codec import Codec
 from ...codecs.kl import AutoencoderKLConfig
 from ...conditioning import TextConditioner
 from ...core import CheckpointError, Preconditioned, Prediction, Schedule
-from ...core.weights import read_metadata, read_weights, specs
+from ...core.weights import check_header, read_weights, specs
 from ...nets.mmdit import MMDiT
 from ...pipeline import Defaults, Pipeline, load_codec
 from ...pipeline.extra import default as default_extra
@@ -55,10 +55,12 @@ def read_single(
     A file with the network alone gives a pipeline without codec or texts. Raises `InputError` for what is not read or
     must be given, `CheckpointError` for a file that is damaged, or lacks or has a tensor too many.
     """
-    tensors = read_weights(path)
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    known, metadata = check_header(path)
+    shapes = {name: spec.shape for name, spec in known.items()}
     kind, prefix = family_of(shapes, str(path))
-    family, said = FAMILIES[kind], said_of(read_metadata(path), str(path))
+    family, said = FAMILIES[kind], said_of(metadata, str(path))
+    config = said.net if said else family.net(shapes, prefix)  # before a tensor is read
+    tensors = read_weights(path)
     used: set[str] = set()
     contract = contract_of(
         kind,
@@ -68,7 +70,7 @@ def read_single(
         prediction=prediction or (said.prediction if said else None),
         schedule=schedule or (said.schedule if said else None),
     )
-    config = said.net if said else _upcast(family.net(shapes, prefix), kind, type(contract[1]).__name__)
+    config = config if said else _upcast(config, kind, type(contract[1]).__name__)
     own = mmdit.links if kind == "sd3" else latent_unet.links
     net = _built(config, tensors, prefix, own, str(path), used)
     vae = _codec(tensors, shapes, family, said, str(path), used)
