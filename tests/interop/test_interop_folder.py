@@ -9,6 +9,9 @@ import torch
 
 import sfumato as sf
 from sfumato.conditioning import Frame
+from sfumato.guidance import ClassifierFree, SkipLayer
+from sfumato.nets.hooked import Hooked
+from sfumato.nets.perturbed import Perturbed
 from sfumato.pipeline.extra import Inpainting, Instruct
 
 diffusers = pytest.importorskip("diffusers")
@@ -249,3 +252,24 @@ def test_the_refiner_takes_over_where_the_base_stops(tmp_path):
     asked = {"n": 1, "negative": "ugly", "guidance": 5.0, "grid": grid, "solver": "ddim"}
     first = ours[0]("a red cat", start=x, span=(1.0, 0.2), **asked)
     assert distance(ours[1]("a red cat", start=first.tensor, span=(0.2, 0.0), **asked), expected) < 0.1
+
+
+def test_perturbed_attention_guides_as_theirs_does(tmp_path):
+    scheduler = diffusers.DDIMScheduler(**tiny_folders.BETAS, clip_sample=False, steps_offset=1)
+    theirs = tiny_folders.sd("StableDiffusionPAGPipeline", scheduler=scheduler, pag_applied_layers="mid")
+    tiny_folders.sd(scheduler=scheduler).save_pretrained(tmp_path)
+    pipe = sf.load(tmp_path)
+    x = tiny_folders.start((1, 4, 8, 8))
+    told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
+    expected = theirs("a red cat", pag_scale=3.0, **told).images
+    plain = theirs("a red cat", pag_scale=0.0, **told).images
+    assert float((expected - plain).abs().max()) > 0.02  # it does something
+    middle = [(lambda site: site.kind == "self" and site.stage == "middle", Perturbed())]
+    cond, null = (pipe.conditioner([text]).cond for text in ("a red cat", ""))
+    guided = ClassifierFree(denoiser=pipe.denoiser, scale=5.0, null=null)
+    guided = SkipLayer(denoiser=guided, bad=Hooked(denoiser=pipe.denoiser, subscribe=middle), scale=3.0)
+    grid = torch.tensor(tiny_folders.times(theirs.scheduler, 5), dtype=torch.float64)
+    latents = sf.sample(guided, solver=sf.solvers.DDIM(), grid=grid, seeds=[0], x=x, cond=cond)
+    with torch.no_grad():
+        pixels = (pipe.codec.decode(latents) + 1).clamp(0, 2) * 127.5
+    assert float((pixels - expected * 255).abs().max()) < 0.1

@@ -16,6 +16,7 @@ from sfumato.nets.hunyuan_dit import HunyuanDiTConfig
 from sfumato.nets.latent_unet import LatentUNetConfig
 from sfumato.nets.lumina import LuminaConfig
 from sfumato.nets.mmdit import MMDiTConfig
+from sfumato.nets.perturbed import Perturbed
 from sfumato.nets.pixart import PixArtConfig
 from sfumato.nets.uvit import UViTConfig
 
@@ -336,3 +337,24 @@ def test_a_run_tells_subscribers_its_moments_and_the_roles_of_its_rows(case):
     assert [t for _, _, t, *_ in log.seen] == grid.tolist()[:3]
     assert [(r.role, r.sample) for r in log.seen[0][3]] == [("cond", 0), ("cond", 1), ("null", 0), ("null", 1)]
     assert log.seen[0][4] == 4
+
+
+def test_perturbed_attention_gives_each_token_its_own_value(case):
+    net, x, cond = case
+
+    class Own(Subscriber):
+        def kv(self, q, k, v, mask, site, now):
+            self.v = v
+            return q, k, v, mask
+
+        def probs(self, p, site, now):
+            return torch.eye(p.shape[-1]).expand_as(p)
+
+    def itself(site):
+        return site.kind == "self"
+
+    if not any(itself(s) for s in sites(net)):
+        pytest.skip("it has no self-attention")
+    explicit, masked = _run(net, x, cond, (itself, Own())), _run(net, x, cond, (itself, Perturbed()))
+    torch.testing.assert_close(masked, explicit, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(masked, _run(net, x, cond), atol=1e-3)
