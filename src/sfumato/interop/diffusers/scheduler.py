@@ -67,6 +67,8 @@ class Contract:
 
 PREDICTIONS: dict[str, Prediction] = {"epsilon": Eps(), "v_prediction": V(), "sample": X0(), "flow_prediction": Flow()}
 
+MAX_TIMES = 100_000  # of a table; 4,000 is the largest of a released checkpoint
+
 # the betas of released checkpoints, (kind, first, last): what a table is written as when it is one of them
 BETAS = (
     ("scaled_linear", 0.00085, 0.012),
@@ -151,6 +153,8 @@ def betas_of(config: Config) -> Tensor:
     if trained is not None:
         return torch.tensor(list(trained), dtype=torch.float64)
     count = int(config.get("num_train_timesteps", 1000))
+    if not 1 <= count <= MAX_TIMES:
+        raise InputError(f"num_train_timesteps={count!r:.20} is not read: give 1 to {MAX_TIMES}")
     first, last = float(config.get("beta_start", 0.0001)), float(config.get("beta_end", 0.02))
     return betas(str(config.get("beta_schedule", "linear")), first, last, count)
 
