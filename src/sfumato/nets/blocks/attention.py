@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .attend import attend
+from .kernels import Halves, linear_geglu
 
 if TYPE_CHECKING:
     from ..hooks import Hooks
@@ -76,10 +76,9 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc1 = Halves(width, 2 * hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., width] of `x` [..., width]."""
-        value, gate = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(value * F.gelu(gate))
+        return self.fc2(linear_geglu(self.fc1, x))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...core.config import register
 from ...core.errors import InputError
 from .attend import attend
+from .kernels import Conv2d
 
 ALMOST_ZERO = 1e-10
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
@@ -35,7 +36,7 @@ def conv(
     inputs: int, outputs: int, kernel: int = 3, *, scale: float = 1.0, stride: int = 1, padding: int | None = None
 ) -> nn.Conv2d:
     """Return an initialised convolution that keeps the size of the grid at stride 1."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2 if padding is None else padding)
+    layer = Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2 if padding is None else padding)
     return initialised(layer, scale)
 
 
