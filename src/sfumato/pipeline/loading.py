@@ -61,7 +61,7 @@ def _load(
     schedule: Schedule | None,
     codec: Codec | str | Path | None,
 ) -> Pipeline:
-    if path.is_file() and not _pickled(path):
+    if path.is_file() and not pickled(path):
         from ..interop.single.reading import read_single
 
         return read_single(
@@ -114,7 +114,7 @@ def load_codec(path: str | Path, *, scale: float | None = None, shift: float = 0
 
 
 def _load_codec(path: Path, scale: float | None, shift: float, upcast: bool) -> Codec:
-    if path.is_file() and not _pickled(path):
+    if path.is_file() and not pickled(path):
         from ..interop.single.reading import read_codec
 
         if scale is None:
@@ -186,7 +186,7 @@ def _placed(pipe: Pipeline, device: torch.device | str | None, dtype: torch.dtyp
     return pipe
 
 
-def _pickled(path: Path) -> bool:
+def pickled(path: Path) -> bool:
     """Raise `InputError` for a pickle, under whatever name."""
     with open(path, "rb") as file:
         start = file.read(2)
