@@ -78,6 +78,12 @@ def idle(part, name):
         return any(float((made - torch.stack(exact)).abs().max()) > 1e-12 for made, exact in found)
     if name not in ("classifier_free", "autoguidance"):
         return False
+    if name == "classifier_free" and part.channels is None:
+        some, whole, plain = (replace(part, channels=c)(x, 0.5, y=Y) for c in (1, None, 0))
+        if not (torch.equal(some[:, :1], whole[:, :1]) and torch.equal(some[:, 1:], plain[:, 1:])):
+            return True
+        if not torch.equal(plain, BASE(x, 0.5, y=Y)):
+            return True
     counted = Counted(BASE)
     off = replace(part, scale=1.0, **({"bad": counted} if name == "autoguidance" else {"denoiser": counted}))
     same = torch.equal(off(x, 0.5, y=Y), BASE(x, 0.5, y=Y))

@@ -41,9 +41,6 @@ def test_scales_of_one_are_the_conditional_and_a_picture_scale_of_one_is_classif
     torch.testing.assert_close(text(x, 0.5, **cond), same(x, 0.5, **cond))
 
 
-def test_refusals(inputs):
-    x, cond = inputs
+def test_refusals():
     with pytest.raises(sf.InputError, match="null value"):
         TwoScale(denoiser=Linear())
-    with pytest.raises(sf.InputError, match="'extra', which was not given"):
-        TwoScale(denoiser=Linear(), null={"text": 0.0})(x, 0.5, text=cond["text"])

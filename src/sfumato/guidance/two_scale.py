@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import InputError
 from ..core.denoiser import remembered
 from .guided import Around, check_null, playing
 
@@ -22,7 +21,8 @@ class TwoScale(Around):
     zeros for the condition `key` as well: no picture is zeros, as InstructPix2Pix was trained. Its defaults, 1.5 and
     7.5, are the pipeline's that was published.
 
-    Raises `InputError` without a null value for some condition, and where `key` is not given.
+    Where `key` is not given there is no picture to guide by, and this is classifier-free guidance. Raises `InputError`
+    without a null value for some condition.
     """
 
     scale: float = 7.5
@@ -35,8 +35,6 @@ class TwoScale(Around):
 
     def branches(self, x: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Return (guided, conditional)."""
-        if self.key not in cond:
-            raise InputError(f"TwoScale guides by the condition {self.key!r}, which was not given")
         nulls = {**self.denoiser.cond, **(self.null or {})}
 
         def tripled() -> dict[str, Tensor]:

@@ -58,6 +58,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "CFGpp": ("chung2025cfgpp",),
     "Autoguidance": ("karras2024bad",),
     "SkipLayer": ("hyung2025stg",),
+    "TwoScale": ("brooks2023instruct",),
     # inverse problems
     "MomentMatching": ("rozet2024mmps",),
     "PiGDM": ("song2023pigdm",),

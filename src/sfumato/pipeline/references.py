@@ -196,6 +196,10 @@ REFERENCES: dict[str, Reference] = {
         "and Laine, Samuli",
         "Guiding a Diffusion Model with a Bad Version of Itself", 2024, "NeurIPS", "2406.02507",
     ),
+    "brooks2023instruct": Reference(
+        "Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.",
+        "InstructPix2Pix: Learning to Follow Image Editing Instructions", 2023, "CVPR", "2211.09800",
+    ),
     "hyung2025stg": Reference(
         "Hyung, Junha and Kim, Kinam and Hong, Susung and Kim, Min-Jung and Choo, Jaegul",
         "Spatiotemporal Skip Guidance for Enhanced Video Diffusion Sampling", 2025, "CVPR", "2411.18664",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Noise, Schedule, grids, sample, steps
-from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, SkipLayer
+from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, SkipLayer, TwoScale
 from ..solvers import DDIM, DPMpp2M
 from .classifier import ExactClassifier
 from .exact import Counted, ExactDenoiser
@@ -207,6 +207,15 @@ def _beside(guided: SkipLayer, schedule: Schedule) -> tuple[object, str, bool]:
     return (worst, idle.calls), "<= 1e-12, 0 calls", worst <= 1e-12 and idle.calls == 0
 
 
+def _one_scale(guided: TwoScale, schedule: Schedule) -> tuple[object, str, bool]:
+    """Without a picture, the text's scale alone: classifier-free guidance."""
+    base = CLASSES.denoiser(schedule)
+    x, y = CLASSES.sample(6, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
+    made = dataclasses.replace(guided, denoiser=base)(x, 0.5, y=y)
+    worst = float((made - ClassifierFree(denoiser=base, scale=guided.scale)(x, 0.5, y=y)).abs().max())
+    return worst, "<= 1e-12", worst <= 1e-12
+
+
 def _renoised(guided: CFGpp, schedule: Schedule) -> tuple[object, str, bool]:
     """A DDIM step interpolates to x_0 by omega, and renoises with the null branch's eps."""
     base, noise, worst = CLASSES.denoiser(schedule), Noise(range(6)), 0.0
@@ -228,5 +237,6 @@ _OWN: dict[type, list[Any]] = {
     DynamicThreshold: [_in_range],
     Autoguidance: [_same_model, _away],
     SkipLayer: [_beside],
+    TwoScale: [_one_scale],
     CFGpp: [_renoised],
 }

@@ -31,7 +31,17 @@ from ..core import (
     ZeroTerminalSNR,
     grids,
 )
-from ..guidance import Autoguidance, CFGpp, Classifier, ClassifierFree, DynamicThreshold, Interval, Rescale, SkipLayer
+from ..guidance import (
+    Autoguidance,
+    CFGpp,
+    Classifier,
+    ClassifierFree,
+    DynamicThreshold,
+    Interval,
+    Rescale,
+    SkipLayer,
+    TwoScale,
+)
 from ..solvers import (
     BH1,
     DDIM,
@@ -186,5 +196,6 @@ GUIDANCE: dict[str, Any] = {
         denoiser=CLASSES.denoiser(VPLinear()), bad=worse(CLASSES).denoiser(VPLinear()), scale=2.0
     ),
     "SkipLayer": SkipLayer(denoiser=_guided, bad=worse(CLASSES).denoiser(VPLinear()), scale=1.5, low=0.1, high=3.0),
+    "TwoScale": TwoScale(denoiser=CLASSES.denoiser(VPLinear()), scale=2.5, image_scale=1.5),
     "Rescale(Interval)": Rescale(denoiser=Interval(denoiser=_guided, low=0.3, high=3.0)),
 }
