@@ -69,6 +69,7 @@ class Controlled:
     - `start`, `end`: the share of a run's steps in which it steers: those k of n with k / n >= start and
       (k + 1) / n <= end.
     - `silent`: the roles of rows that it leaves as they are: ("null",) in guess mode.
+    - `instead`: conditions that it gets instead of the run's: key -> (rows, those of rows of the role "null").
     Control networks nest, and their residuals add up. Listen from outside: `Hooked(denoiser=Controlled(...), ...)`.
 
     Raises `InputError` for a window outside of 0..1, scales that are not one a residual, a hint whose rows do not fit
@@ -82,6 +83,7 @@ class Controlled:
     start: float = 0.0
     end: float = 1.0
     silent: tuple[str, ...] = ()
+    instead: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, "tuple[Tensor, Tensor]"])
     roles: tuple[str, ...] = ("cond",)
     times: tuple[float, ...] = ()
     _host: Preconditioned = field(init=False, repr=False)
@@ -148,10 +150,13 @@ class Controlled:
         inside = (x * per_row(c_in, x)).to(net_dtype(host.net))
         given = {key: value for key, value in cond.items() if key in control.cond} | {"hint": self.hint}
 
-        def conditioned() -> dict[str, Any]:
-            return control.condition(**given | {"hint": self._rows(x)})
+        fixed = {f"{key} {i}": value for key, pair in self.instead.items() for i, value in enumerate(pair)}
 
-        known = remembered(self, f"control {id(control)} {len(x)}", given, conditioned)
+        def conditioned() -> dict[str, Any]:
+            own = {key: self._by_role(pair, len(x)) for key, pair in self.instead.items()}
+            return control.condition(**given | own | {"hint": self._rows(x)})
+
+        known = remembered(self, f"control {id(control)} {len(x)} {self.roles}", given | fixed, conditioned)
         found = control.trunk(control.seen(host.net, inside).to(dtype), control.embed(label), **known)
         scales = [self.scale] * len(found) if isinstance(self.scale, (int, float)) else self.scale
         found = [r if s == 1.0 else r * s for r, s in zip(found, scales, strict=True)]
@@ -177,6 +182,15 @@ class Controlled:
             raise InputError("a control's start and end are shares of a run: sample with it, or leave them 0 and 1")
         k, n = sum(time >= t for time in self.times) - 1, len(self.times)
         return k / n >= self.start and (k + 1) / n <= self.end
+
+    def _by_role(self, pair: tuple[Tensor, Tensor], rows: int) -> Tensor:
+        each = rows // len(self.roles)
+        parts = [pair[role == "null"] for role in self.roles]
+        if any(len(part) not in (1, each) for part in parts):
+            raise InputError(
+                f"{[len(part) for part in parts]} rows instead of a condition of {each}: give one, or each"
+            )
+        return torch.cat([part.expand(each, *part.shape[1:]) for part in parts])
 
     def _rows(self, x: Tensor) -> Tensor:
         """Return the hint with as many rows as `x`, or one: guidance stacks its branches below each other."""

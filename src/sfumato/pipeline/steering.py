@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..codecs.codec import Codec
+from ..conditioning.vision import ImageTower
 from ..control.controlled import Control, Controlled
 from ..control.controlnet import ControlNet, guessed
+from ..control.ip_adapter import ImagePrompt, IPAdapter, LinearTokens, reads_text
 from ..control.sd3_controlnet import SD3ControlNet
 from ..control.t2i_adapter import T2IAdapter
 from ..core import Denoiser, InputError, to_config
-from .given import pixels_of
+from ..nets.hooked import Hooked, network
+from .given import opened, pixels_of
 from .identity import digest
 from .lean import lean_denoiser
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from .pipeline import Pipeline
 
 
@@ -63,7 +69,8 @@ class ByControlNet:
     """A ControlNet and its picture: PIL, a file, or a tensor in [0, 1]; `scale`, `start` and `end` as in `Controlled`.
 
     `guess`: without a prompt's help (guess mode): shallow residuals weaker, and rows without a prompt not steered.
-    Those of Stable Diffusion 3 see the picture's latent.
+    Those of Stable Diffusion 3 see the picture's latent. `context`: tokens that it reads instead of the text, and those
+    of rows without a prompt: the face of InstantID's (arXiv 2401.07519).
     """
 
     net: nn.Module
@@ -72,6 +79,7 @@ class ByControlNet:
     start: float = 0.0
     end: float = 1.0
     guess: bool = False
+    context: tuple[Tensor, Tensor] | None = None
 
     def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
         """Return the steered denoiser."""
@@ -91,12 +99,14 @@ class ByControlNet:
             start=self.start,
             end=self.end,
             silent=("null",) if self.guess or averaged else (),
+            instead={} if self.context is None else {"context": self.context},
         )
 
     @cached_property
     def sha256(self) -> str:
         """The hash of the network, the picture and the settings."""
-        return hashed(self.net, self.hint, self.scale, self.start, self.end, self.guess)
+        read = [] if self.context is None else [digest(b"", {"cond": self.context[0], "null": self.context[1]})]
+        return hashed(self.net, self.hint, self.scale, self.start, self.end, self.guess, *read)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,24 +130,63 @@ class ByAdapter:
         return hashed(self.net, self.hint, self.scale, self.end)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ByImage:
+    """An IP-Adapter and what it is shown: a picture (PIL, a file), read by `tower`, or features [1 or n, ...].
+
+    `scale`: a number, or a table from beginnings of sites' names ("up.0") to numbers. Rows without a prompt see no
+    picture: the features of zeros. Faces come as features: their networks are not a part of this library.
+    """
+
+    adapter: IPAdapter
+    image: Any
+    tower: ImageTower | None = None
+    scale: float | Mapping[str, float] = 1.0
+
+    def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
+        """Return the steered denoiser."""
+        tokens, null = (self.adapter(f.to(place.device)) for f in self._features())
+        prompt = ImagePrompt(self.adapter, network(denoiser), tokens, null, self.scale)
+        if isinstance(denoiser, Hooked):
+            return replace(denoiser, subscribe=[*denoiser.subscribe, (reads_text, prompt)], _table=None)
+        return Hooked(denoiser=denoiser, subscribe=[(reads_text, prompt)])
+
+    def _features(self) -> tuple[Tensor, Tensor]:
+        """Return the features of the pictures, and those of none."""
+        if isinstance(self.image, Tensor):
+            return self.image, torch.zeros_like(self.image[:1])
+        if self.tower is None:
+            raise InputError("an image prompt needs a tower that reads pictures, or features instead of a picture")
+        image = as_image(self.image)
+        single = isinstance(self.adapter.config.tokens, LinearTokens)
+        return self.tower.embedding(image) if single else self.tower.states(image)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the adapter, the picture and the settings."""
+        scale = self.scale if isinstance(self.scale, (int, float)) else dict(self.scale)
+        return hashed(self.adapter, self.image, scale, *([] if self.tower is None else [self.tower.sha256]))
+
+
 def hashed(net: nn.Module, picture: Any, *settings: Any) -> str:
     """Return the hash of a network, a picture and settings."""
     said = [
         to_config(getattr(net, "config", None)) or repr(net),
         [list(s) if isinstance(s, tuple) else s for s in settings],
     ]
-    shown = picture if isinstance(picture, Tensor) else pixels_of_any(picture)
-    return digest(json.dumps(said, sort_keys=True).encode(), {**net.state_dict(), "picture": shown})
+    if not isinstance(picture, Tensor):
+        image = as_image(picture)
+        picture = pixels_of(image, (image.height, image.width), 3)
+    return digest(json.dumps(said, sort_keys=True).encode(), {**net.state_dict(), "picture": picture})
 
 
-def pixels_of_any(picture: Any) -> Tensor:
-    """Return a picture in its own size."""
-    from PIL import Image
-
-    from .given import opened
-
-    image = picture if isinstance(picture, Image.Image) else opened(picture)
-    return pixels_of(image, (image.height, image.width), 3)
+def as_image(picture: Any) -> Image:
+    """Return a PIL picture, or the one in a file."""
+    if isinstance(picture, (str, Path)):
+        return opened(Path(picture))
+    if not hasattr(picture, "convert"):
+        raise InputError(f"a picture must be a PIL image, a file or a tensor, got {type(picture).__name__}")
+    return cast("Image", picture)
 
 
 def steered(
@@ -152,7 +201,7 @@ def steered(
     if len(shape) != 3:
         raise InputError("control is for pictures; this model's samples are none")
     place = Place((shape[1] * codec.factor, shape[2] * codec.factor), codec, device)
-    for one in control:
+    for one in sorted(control, key=lambda c: isinstance(c, ByImage)):  # who listens is outermost
         denoiser = one.around(denoiser, place)
     return denoiser
 
