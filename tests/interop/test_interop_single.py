@@ -361,3 +361,22 @@ def test_what_has_no_layout_is_refused(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
     with pytest.raises(sf.InputError, match="is no checkpoint that is known"):
         read_single(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["sd1", "in-painting", "xl", "refiner", "sd3"])
+@torch.no_grad()
+def test_the_peer_loads_what_is_written(kind, tmp_path):
+    theirs = MADE[kind]()
+    pipe = loaded(theirs, tmp_path / "theirs")
+    file = write_single(pipe, tmp_path / "one.safetensors")
+    parts = {
+        n: p for n, p in theirs.components.items() if n.startswith(("tokenizer", "text_", "safety", "feature", "image"))
+    }
+    found = type(theirs).from_single_file(
+        str(file), config=str(tmp_path / "theirs"), local_files_only=True, torch_dtype=torch.float32, **parts
+    )
+    for name in ("unet", "transformer", "vae"):
+        one, other = getattr(theirs, name, None), getattr(found, name, None)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert_same(other.state_dict(), one.state_dict())
