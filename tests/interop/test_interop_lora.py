@@ -1,6 +1,7 @@
 """LoRA files of every form: the same weights as peft's and as kohya's formula; what does not fit is refused by name."""
 
 import copy
+import importlib
 import json
 
 import diffusers
@@ -13,7 +14,7 @@ from interop_parity import distance, ours, scrambled
 from safetensors.torch import load_file, save_file
 
 from sfumato import CheckpointError, InputError
-from sfumato.control.lora import attached, merged
+from sfumato.control.lora import Adapter, LoRA, attached, merged
 from sfumato.interop.diffusers import dit, latent_unet, mmdit
 from sfumato.interop.links import write
 from sfumato.interop.lora import network_part, read_lora, tower_part, write_lora
@@ -413,3 +414,54 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
         write_lora(tmp_path / "new.safetensors", found, parts, "other")
     with pytest.raises(InputError, match="has no linear layer or convolution 'middle"):
         merged(_pair("mmdit")[1], [(found["net"], 1.0)])
+
+
+def _others():
+    """Return one small network of every further class that diffusers has too."""
+    text = {"caption_channels": 16, "cross_attention_dim": 16, "norm_type": "ada_norm_single", "out_channels": 8}
+    made = {
+        "pixart": (
+            "PixArtTransformer2DModel",
+            {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "sample_size": 8, **text},
+        ),
+        "unet": (
+            "UNet2DModel",
+            {
+                "block_out_channels": (16, 32),
+                "layers_per_block": 1,
+                "norm_num_groups": 8,
+                "sample_size": 8,
+                "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+                "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            },
+        ),
+    }
+    return {name: getattr(diffusers, kind)(**config) for name, (kind, config) in made.items()}
+
+
+@pytest.mark.parametrize("form", ["peft", "kohya"])
+@torch.no_grad()
+def test_every_layer_of_every_network_has_one_name(form, tmp_path):
+    nets = {name: _pair(name)[1] for name in ("sd1", "sdxl", "mmdit", "dit")}
+    for name, theirs in _others().items():
+        layout = importlib.import_module(f"sfumato.interop.diffusers.{name}").LAYOUT
+        nets[name] = ours(layout, scrambled(theirs))
+    for name, net in nets.items():
+        part = network_part(net)
+        reached = {place.layer for at in part.dotted.values() for place in at}
+        shared = {"dit": {"time.mlp.0", "time.mlp.2"}}.get(name, set())  # which diffusers holds once a block
+        assert reached == {n for n, m in net.named_modules() if isinstance(m, KINDS)} - shared, name
+        table = part.dotted if form == "peft" else part.kohya
+        assert len({path.replace(".", "_") for path in table}) == len(table)
+        adapters = {
+            layer: (Adapter(down=_random((2, *w.shape[1:]), i), up=_random((len(w), 2), i + 1), scale=0.5),)
+            for i, layer in enumerate(sorted({place.layer for at in table.values() for place in at}))
+            for w in [net.get_submodule(layer).weight]
+        }
+        loras = {"net": LoRA(adapters)}
+        write_lora(tmp_path / f"{name}.safetensors", loras, {"net": part}, form)
+        again = read_lora(tmp_path / f"{name}.safetensors", {"net": part})
+        assert not again.unmatched
+        first, second = (merged(net, [(lora, 1.0)]).state_dict() for lora in (loras["net"], again.loras["net"]))
+        for key, value in first.items():
+            torch.testing.assert_close(second[key], value, rtol=1e-5, atol=1e-5, msg=f"{name} {key}")
