@@ -19,6 +19,9 @@ from .blocks.conv import (
     Downsample,
     GroupNorm,
     ResBlock,
+    ResDownsample,
+    ResUpsample,
+    ScaleShiftTime,
     TimeInjection,
     Upsample,
     arranged,
@@ -32,6 +35,36 @@ from .blocks.embedding import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoida
 
 @register
 @dataclass(frozen=True, kw_only=True)
+class Convolved:
+    """Between levels: a convolution of stride 2, and nearest neighbours with a convolution, as in DDPM."""
+
+    def down(self, channels: int, config: UNetConfig) -> nn.Module:
+        """Return what halves the grid."""
+        return Downsample(channels, config.padding)
+
+    def up(self, channels: int, config: UNetConfig) -> nn.Module:
+        """Return what doubles it."""
+        return Upsample(channels)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Residual:
+    """Between levels: residual blocks that resample both their branches, as in ADM (arXiv 2105.05233, section 3)."""
+
+    def down(self, channels: int, config: UNetConfig) -> nn.Module:
+        """Return what halves the grid."""
+        k = config
+        return ResDownsample(channels, channels, time=k.time, groups=k.groups, eps=k.eps, dropout=k.dropout)
+
+    def up(self, channels: int, config: UNetConfig) -> nn.Module:
+        """Return what doubles it."""
+        k = config
+        return ResUpsample(channels, channels, time=k.time, groups=k.groups, eps=k.eps, dropout=k.dropout)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """The shape of a U-Net (Ho et al. 2020, arXiv 2006.11239, appendix B).
 
@@ -41,8 +74,10 @@ class UNetConfig:
     `head_width`: the width of an attention head, None for a single head as in DDPM. Default 64: ADM found it best
     (arXiv 2105.05233, section 3), and narrow heads starve a processor.
     `time`: how a block is told the time. `embedding`: features of the noise label, `Sinusoidal(dim=channels)` if None.
-    `padding`: zeros (before, after) each axis in the down-samplers, see `Downsample`.
-    `num_classes`: None, or the number of classes; their embeddings are added to the time vector, as in ADM.
+    `padding`: zeros (before, after) each axis in the down-samplers, see `Downsample`. `resampling`: what stands between
+    levels, `Convolved()` or ADM's `Residual()`.
+    `num_classes`: None, or the number of classes; their embeddings are added to the time vector, as in ADM. `nothing`:
+    whether there is a row for no class, which ADM's own networks do not have.
     Other defaults: two layers as in DDPM; 32 groups, eps 1e-5 and no dropout as in ADM's code.
 
     Raises `InputError` for channels that do not divide into the groups or the heads and for levels that do not exist.
@@ -61,7 +96,9 @@ class UNetConfig:
     time: TimeInjection = field(default_factory=AddTime)
     embedding: Sinusoidal | Fourier | None = None
     padding: tuple[int, int] = (1, 1)
+    resampling: Convolved | Residual = field(default_factory=Convolved)
     num_classes: int | None = None
+    nothing: bool = True
 
     def __post_init__(self) -> None:
         for level, width in enumerate(self.widths):
@@ -101,7 +138,7 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """The blocks of one level, and what leads to the next: `sample`, None at the end."""
 
-    def __init__(self, blocks: Iterable[Block], sample: Downsample | Upsample | None) -> None:
+    def __init__(self, blocks: Iterable[Block], sample: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.sample = sample
@@ -118,13 +155,13 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         k, widths = config, config.widths
-        self.cond: dict[str, Any] = {} if k.num_classes is None else {"y": k.num_classes}
+        self.cond: dict[str, Any] = {} if k.num_classes is None else {"y": k.num_classes if k.nothing else None}
         dim = 4 * k.channels
         self.noise = NoiseEmbedding(k.embedding or Sinusoidal(dim=k.channels), dim)
         for layer in self.noise.mlp:
             if isinstance(layer, nn.Linear):
                 initialised(layer)
-        self.label = None if k.num_classes is None else LabelEmbedding(k.num_classes, dim)
+        self.label = None if k.num_classes is None else LabelEmbedding(k.num_classes, dim, nothing=k.nothing)
 
         self.conv_in = conv(k.in_channels, widths[0])
         skips, width = [widths[0]], widths[0]
@@ -133,7 +170,7 @@ class UNet(nn.Module):
             last = level == len(widths) - 1
             inputs = [width] + [outputs] * (k.layers - 1)
             blocks = [Block(i, outputs, k, attention=level in k.attention) for i in inputs]
-            self.down.append(Stage(blocks, None if last else Downsample(outputs, k.padding)))
+            self.down.append(Stage(blocks, None if last else k.resampling.down(outputs, k)))
             skips += [outputs] * (k.layers + (not last))
             width = outputs
         self.middle = nn.ModuleList([Block(width, width, k, attention=True), Block(width, width, k, attention=False)])
@@ -141,7 +178,7 @@ class UNet(nn.Module):
         for level, outputs in reversed(list(enumerate(widths))):
             inputs = [h + skips.pop() for h in [width] + [outputs] * k.layers]
             blocks = [Block(i, outputs, k, attention=level in k.attention) for i in inputs]
-            self.up.append(Stage(blocks, Upsample(outputs) if level > 0 else None))
+            self.up.append(Stage(blocks, k.resampling.up(outputs, k) if level > 0 else None))
             width = outputs
         self.norm_out = GroupNorm(k.groups, width, k.eps)
         self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
@@ -175,7 +212,7 @@ class UNet(nn.Module):
                 h = block(h, next(times))
                 skips.append(h)
             if stage.sample is not None:
-                h = stage.sample(h)
+                h = stage.sample(h, next(times)) if isinstance(stage.sample, ResBlock) else stage.sample(h)
                 skips.append(h)
         for block in self.middle:
             h = block(h, next(times))
@@ -183,7 +220,9 @@ class UNet(nn.Module):
             for block in stage.blocks:
                 h = block(torch.cat((h, skips.pop()), dim=1), next(times))
             if stage.sample is not None:
-                h = stage.sample(h, skips[-1].shape[-2:])
+                size = skips[-1].shape[-2:]
+                sample = stage.sample
+                h = sample(h, next(times), size) if isinstance(sample, ResBlock) else sample(h, size)
         return self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()
 
 
@@ -235,3 +274,32 @@ def digits(*, num_classes: int | None = 10) -> UNetConfig:
         groups=8,
         num_classes=num_classes,
     )
+
+
+def adm(
+    size: int, *, channels: int, multipliers: tuple[float, ...], layers: int, num_classes: int | None
+) -> UNetConfig:
+    """Return a network of ADM for pictures of `size` (arXiv 2105.05233, table 4): attention at 32, 16 and 8, heads of
+    64, residual resampling, scale and shift by the time, and a learned variance.
+    """
+    return UNetConfig(
+        out_channels=6,
+        channels=channels,
+        multipliers=multipliers,
+        layers=layers,
+        attention=tuple(i for i in range(len(multipliers)) if size >> i in (32, 16, 8)),
+        time=ScaleShiftTime(),
+        resampling=Residual(),
+        num_classes=num_classes,
+        nothing=False,
+    )
+
+
+def adm_64() -> UNetConfig:
+    """Return ADM's class-conditional network for 64 x 64: 295,904,454 parameters."""
+    return adm(64, channels=192, multipliers=(1, 2, 3, 4), layers=3, num_classes=1000)
+
+
+def adm_256(*, num_classes: int | None = 1000) -> UNetConfig:
+    """Return ADM's network for 256 x 256: 553,838,086 parameters with classes, 552,814,086 without."""
+    return adm(256, channels=256, multipliers=(1, 1, 2, 2, 4, 4), layers=2, num_classes=num_classes)

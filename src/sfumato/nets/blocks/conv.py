@@ -142,11 +142,33 @@ class ResBlock(nn.Module):
         self.conv2 = conv(outputs, outputs, scale=ALMOST_ZERO)
         self.shortcut = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """Return [B, outputs, H, W] of `x` [B, inputs, H, W]."""
-        h = self.conv1(silu(self.norm1(raised(x))).to(x.dtype))
+    def forward(self, x: Tensor, e: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Return [B, outputs, H, W] of `x` [B, inputs, H, W]; a block that resamples may be asked for a `size`."""
+        h = silu(self.norm1(raised(x))).to(x.dtype)
+        x = self.resampled(x, size)
+        h = self.conv1(self.resampled(h, size))
         h = silu(self.time(self.norm2, raised(h), e)).to(h.dtype)
         return joined(self.conv2(self.dropout(h)), self.shortcut(x))
+
+    def resampled(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Return the branch and the shortcut on the block's output grid: here the same."""
+        return x
+
+
+class ResDownsample(ResBlock):
+    """A residual block on half the grid: both branches through means of 2 x 2 (ADM, arXiv 2105.05233, section 3)."""
+
+    def resampled(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Return the means of 2 x 2 places."""
+        return F.avg_pool2d(x, 2)
+
+
+class ResUpsample(ResBlock):
+    """A residual block on twice the grid, or that asked for: both its branches by the nearest neighbour (ADM)."""
+
+    def resampled(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Return each place as 2 x 2."""
+        return F.interpolate(x, size=size, scale_factor=None if size else 2.0, mode="nearest")
 
 
 class Attention(nn.Module):

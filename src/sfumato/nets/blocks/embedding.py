@@ -230,25 +230,30 @@ class NoiseEmbedding(nn.Module):
 class LabelEmbedding(nn.Module):
     """A table of `num_classes` + 1 rows, the last one (index `null`) for "no class" (arXiv 2207.12598, section 3.2).
 
-    Rows start as N(0, 0.02^2), as in DiT. Called with labels int[B] it returns [B, width]; with one int, or None for
-    the null class, [1, width]. Raises `InputError` for labels outside of the table (on a GPU the kernel asserts).
+    Without `nothing` there is no such row, as in networks that were trained with classes alone (ADM's). Rows start as
+    N(0, 0.02^2), as in DiT. Called with labels int[B] it returns [B, width]; with one int, or None for the null class,
+    [1, width]. Raises `InputError` for labels outside of the table (on a GPU the kernel asserts).
     """
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, *, nothing: bool = True) -> None:
         super().__init__()
         if num_classes < 1:
             raise InputError(f"num_classes must be at least 1, got {num_classes}; leave it None for no classes")
-        self.null = num_classes
-        self.table = nn.Embedding(num_classes + 1, width)
+        self.null = num_classes if nothing else None
+        self.table = nn.Embedding(num_classes + nothing, width)
         nn.init.normal_(self.table.weight, std=0.02)
 
     def forward(self, y: Tensor | int | None) -> Tensor:
         """Return the rows of the labels `y`."""
         if not isinstance(y, Tensor):
-            y = torch.tensor([self.null if y is None else y], device=self.table.weight.device)
+            label = self.null if y is None else y
+            if label is None:
+                raise InputError(f"this network knows no null class: give labels y in 0..{len(self.table.weight) - 1}")
+            y = torch.tensor([label], device=self.table.weight.device)
         if y.ndim != 1 or y.dtype.is_floating_point:
             raise InputError(f"class labels y must be integers of shape [B], got {y.dtype} {list(y.shape)}")
         try:
             return self.table(y)
         except IndexError:
-            raise InputError(f"class labels y must be in 0..{self.null} ({self.null} is no class)") from None
+            none = "" if self.null is None else f" ({self.null} is no class)"
+            raise InputError(f"class labels y must be in 0..{len(self.table.weight) - 1}{none}") from None
