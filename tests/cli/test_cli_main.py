@@ -182,6 +182,15 @@ def test_bench_lists_and_reports_the_worst(tmp_path, capfd, monkeypatch):
     assert main(["bench", "good", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == [{"benchmark": "good", "ratio": 2}]
     assert main(["bench"]) == 1
+    told = folder / "long.py"
+    told.write_text(
+        '"""P1."""\n# harness, takes "--full"\nimport json, sys\n'
+        'json.dump([{"full": "--full" in sys.argv}], open(sys.argv[-1], "w"))'
+    )
+    for words, full in (((), False), (("--full",), True)):
+        assert main(["bench", "long", "--json", *words]) == 0
+        assert json.loads(capfd.readouterr().out.splitlines()[-1]) == [{"benchmark": "long", "full": full}]
+    assert main(["bench", "good", "--full"]) == 0  # a script that knows nothing of it is not told
 
 
 TINY = "train digits --train.batch_size 4 --net.channels 8 --net.groups 2 --net.head_width 8 --train.log_every 5"
