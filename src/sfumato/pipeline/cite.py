@@ -85,6 +85,17 @@ KINDS: dict[str, tuple[str, ...]] = {
     "UNetConfig": ("ho2020ddpm", "dhariwal2021adm"),
     "EncoderConfig": ("dhariwal2021adm",),
     "DiTConfig": ("peebles2023dit",),
+    "LatentUNetConfig": ("rombach2022ldm", "podell2024sdxl"),
+    "MMDiTConfig": ("esser2024sd3",),
+    "PixArtConfig": ("chen2024pixart", "chen2024sigma"),
+    "HunyuanDiTConfig": ("li2024hunyuan",),
+    "LuminaConfig": ("zhuo2024lumina",),
+    "UViTConfig": ("bao2023uvit",),
+    "DiffiTConfig": ("hatamizadeh2024diffit",),
+    "DiffiTUNetConfig": ("hatamizadeh2024diffit",),
+    # codecs
+    "AutoencoderKLConfig": ("rombach2022ldm",),
+    "VQModelConfig": ("esser2021vqgan",),
     "Fourier": ("tancik2020fourier",),
     # objectives
     "Denoising": ("ho2020ddpm",),

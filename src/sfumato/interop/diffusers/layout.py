@@ -40,7 +40,12 @@ class Layout:
     def config(self, data: Mapping[str, Any]) -> Any:
         """Return our configuration of a `config.json` of theirs; `InputError` for what it asks and we do not know."""
         fields = Fields(self.kind, data)
-        config = self.read(fields)
+        try:
+            config = self.read(fields)
+        except InputError:
+            raise
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+            raise InputError(f"this configuration of {self.kind} cannot be read: {str(error)[:120]}") from error
         fields.finish()
         return config
 
