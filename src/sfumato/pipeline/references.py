@@ -197,26 +197,26 @@ REFERENCES: dict[str, Reference] = {
         "Guiding a Diffusion Model with a Bad Version of Itself", 2024, "NeurIPS", "2406.02507",
     ),
     "podell2024sdxl": Reference(
-        "Podell, Dustin and English, Zion and Lacey, Kyle and Blattmann, Andreas and Dockhorn, Tim and M{\"u}ller, Jonas "
-        "and Penna, Joe and Rombach, Robin",
+        "Podell, Dustin and English, Zion and Lacey, Kyle and Blattmann, Andreas and Dockhorn, Tim and "
+        "M{\"u}ller, Jonas and Penna, Joe and Rombach, Robin",
         "{SDXL}: Improving Latent Diffusion Models for High-Resolution Image Synthesis", 2024, "ICLR", "2307.01952",
     ),
     "chen2024pixart": Reference(
-        "Chen, Junsong and Yu, Jincheng and Ge, Chongjian and Yao, Lewei and Xie, Enze and Wu, Yue and Wang, Zhongdao and "
-        "Kwok, James and Luo, Ping and Lu, Huchuan and Li, Zhenguo",
+        "Chen, Junsong and Yu, Jincheng and Ge, Chongjian and Yao, Lewei and Xie, Enze and Wu, Yue and "
+        "Wang, Zhongdao and Kwok, James and Luo, Ping and Lu, Huchuan and Li, Zhenguo",
         "{PixArt}-$\\alpha$: Fast Training of Diffusion Transformer for Photorealistic Text-to-Image Synthesis", 2024,
         "ICLR", "2310.00426",
     ),
     "chen2024sigma": Reference(
-        "Chen, Junsong and Ge, Chongjian and Xie, Enze and Wu, Yue and Yao, Lewei and Ren, Xiaozhe and Wang, Zhongdao and "
-        "Luo, Ping and Lu, Huchuan and Li, Zhenguo",
+        "Chen, Junsong and Ge, Chongjian and Xie, Enze and Wu, Yue and Yao, Lewei and Ren, Xiaozhe and "
+        "Wang, Zhongdao and Luo, Ping and Lu, Huchuan and Li, Zhenguo",
         "{PixArt}-$\\Sigma$: Weak-to-Strong Training of Diffusion Transformer for 4K Text-to-Image Generation", 2024,
         "ECCV", "2403.04692",
     ),
     "li2024hunyuan": Reference(
         "Li, Zhimin and others",
-        "{Hunyuan-DiT}: A Powerful Multi-Resolution Diffusion Transformer with Fine-Grained Chinese Understanding", 2024,
-        "arXiv", "2405.08748",
+        "{Hunyuan-DiT}: A Powerful Multi-Resolution Diffusion Transformer with Fine-Grained Chinese Understanding",
+        2024, "arXiv", "2405.08748",
     ),
     "zhuo2024lumina": Reference(
         "Zhuo, Le and others",
