@@ -465,3 +465,37 @@ def test_every_layer_of_every_network_has_one_name(form, tmp_path):
         first, second = (merged(net, [(lora, 1.0)]).state_dict() for lora in (loras["net"], again.loras["net"]))
         for key, value in first.items():
             torch.testing.assert_close(second[key], value, rtol=1e-5, atol=1e-5, msg=f"{name} {key}")
+
+
+@torch.no_grad()
+def test_pefts_own_folder_with_square_root_scales_and_patterns_by_the_end_of_a_name(tmp_path):
+    theirs, net, layout = _pair("mmdit")
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=["to_q", "to_k"], alpha_pattern={"attn.to_k": 3}, use_rslora=True
+    )
+    adapted = peft.get_peft_model(theirs, config)
+    _refilled(adapted)
+    adapted.save_pretrained(tmp_path)
+    found = read_lora(tmp_path, {"net": network_part(net)})
+    assert not found.unmatched
+    assert len(found.loras["net"].adapters) == 4
+    _equal(layout, merged(net, [(found.loras["net"], 1.0)]), adapted.merge_and_unload().state_dict())
+
+
+@torch.no_grad()
+def test_the_authors_names_of_sdxl_as_diffusers_reads_them(tmp_path):
+    theirs, net, layout = _pair("sdxl")
+    part = network_part(net)
+    layers = [n for n, m in theirs.named_modules() if "attentions" in n and isinstance(m, torch.nn.Linear)]
+    tensors, _ = _kohya(theirs, {path: "lora_unet_" + _sgm(path) for path in layers})
+    # one alpha for all: diffusers 0.42 takes the commonest of a file for all of its attentions
+    tensors = {k: torch.tensor(2.0) if k.endswith(".alpha") else v for k, v in tensors.items()}
+    save_file(tensors, tmp_path / "xl.safetensors")
+    state, alphas = diffusers.StableDiffusionXLPipeline.lora_state_dict(
+        tmp_path / "xl.safetensors", unet_config=theirs.config
+    )
+    diffusers.StableDiffusionXLPipeline.load_lora_into_unet(state, network_alphas=alphas, unet=theirs)
+    theirs.fuse_lora()
+    theirs.unload_lora()
+    lora = read_lora(tmp_path / "xl.safetensors", {"net": part}).loras["net"]
+    _equal(layout, merged(net, [(lora, 1.0)]), theirs.state_dict())

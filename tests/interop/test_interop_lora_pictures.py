@@ -11,6 +11,8 @@ import sfumato as sf
 from sfumato import InputError
 from sfumato.cli import main
 from sfumato.control.lora import attached
+from sfumato.interop.lora import read_lora, write_lora
+from sfumato.pipeline.lora import parts_of
 
 
 def _file(path, theirs, *, towers=True, seed=0):
@@ -104,3 +106,19 @@ def test_the_command_line(case, tmp_path, capsys):
     assert said["model"] == changed.sha256() != pipe.sha256()
     assert main([*call, "--lora", str(tmp_path / "none.safetensors")]) == 2
     assert "there is no LoRA file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["peft", "kohya"])
+def test_diffusers_reads_what_is_written(case, form, tmp_path):
+    folder, theirs, pipe = case
+    parts = parts_of(pipe)
+    loras = read_lora(folder / "one.safetensors", parts).loras
+    assert set(loras) == {"net", "clip"}
+    write_lora(tmp_path / "again.safetensors", loras, parts, form)
+    x = tiny_folders.start((1, 4, 8, 8))
+    theirs.load_lora_weights(tmp_path / "again.safetensors")
+    try:
+        expected = _theirs(theirs, x)
+    finally:
+        theirs.unload_lora_weights()
+    assert float((_ours(pipe.with_lora(folder / "one.safetensors"), theirs, x) - expected).abs().max()) < 0.1
