@@ -136,3 +136,12 @@ def test_embed_and_condition_are_all_that_the_trunk_needs():
 def test_a_setting_that_is_not_known_is_refused(change, says):
     with pytest.raises(InputError, match=says):
         LAYOUT.config(SD1 | change)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "lcm"])
+def test_it_compiles_without_a_graph_break(name):
+    net = ours(LAYOUT, _model(name))
+    x, t, cond, _ = _inputs(net.config)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x, t, **cond), net(x, t, **cond))
