@@ -42,6 +42,8 @@ def test_the_same_features_and_the_same_steered_output_as_diffusers(name):
     hint = torch.rand(2, adapter.config.hint_channels, 128, 192, generator=g)
     expected = theirs(hint)
     assert all(distance(a, b) < 1e-5 for a, b in zip(adapter(hint), expected, strict=True))
+    odd = torch.rand(1, len(hint[0]), 5 * adapter.config.patch, 7 * adapter.config.patch, generator=g)
+    assert all(distance(a, b) < 1e-5 for a, b in zip(adapter(odd), theirs(odd), strict=True))
     widths, down = HOSTS[VARIANTS[name][0]]
     model = diffusers.UNet2DConditionModel(
         block_out_channels=widths,
