@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -98,9 +99,14 @@ Rules = Sequence[tuple[str, str]]
 
 def renamed(name: str, rules: Rules) -> str:
     """Return `name` with each rule's pattern (a regular expression) replaced, in order."""
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
+    for pattern, replacement in _compiled(tuple(rules)):
+        name = pattern.sub(replacement, name)
     return name
+
+
+@lru_cache
+def _compiled(rules: tuple[tuple[str, str], ...]) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
 
 def read(

@@ -52,6 +52,13 @@ _INITIALISERS = frozenset(
         "copy",
         "bernoulli",
         "random",
+        "kaiming_uniform",
+        "kaiming_normal",
+        "xavier_uniform",
+        "xavier_normal",
+        "constant",
+        "zeros",
+        "ones",
     ]
 )
 _KEYS = (
@@ -104,15 +111,21 @@ class _Uninitialised(TorchFunctionMode):
     """Skips what gives values to tensors that have none; on the meta device `normal_` alone imports 800 modules."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _INITIALISERS and args and args[0].is_meta:
-            return args[0]
+        if getattr(func, "__name__", "") in _INITIALISERS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")  # torch.nn.init hands its own on by name
+            if tensor is not None and tensor.is_meta:
+                return tensor
         return func(*args, **(kwargs or {}))
 
 
-def empty(config: Any, dtype: torch.dtype) -> nn.Module:
-    """Return the network of a configuration without memory for its weights, and without initialising them."""
+def empty(config: Any, dtype: torch.dtype | None = None) -> nn.Module:
+    """Return the network of a configuration without memory for its weights, and without initialising them.
+
+    `dtype`: of the weights; None where all of them will be replaced by a file's.
+    """
     with torch.device("meta"), _Uninitialised():
-        return config.build().to(dtype)
+        net = config.build()
+        return net if dtype is None else net.to(dtype)
 
 
 def described(data: Any, dtype: torch.dtype, most: int) -> Preconditioned:

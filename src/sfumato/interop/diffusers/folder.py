@@ -174,9 +174,8 @@ def read_network(
     of = layout(str(data.get("_class_name")))
     config = of.config(data)
     tensors, _ = weights_in(folder, "diffusion_pytorch_model", variant)
-    stored = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     with at_most(2 * len(tensors)):
-        net = empty(config, stored)
+        net = empty(config)
     ours, missing, unused = read(of.links(net), of.today(tensors))
     kind = type(net).__name__
     check(kind, str(folder), specs(net.state_dict()), ours, missing)

@@ -123,9 +123,8 @@ def _built(
 ) -> Any:
     """Return the network of a configuration with the tensors under `prefix`, all of which it must use."""
     held = {n: t for n, t in tensors.items() if n.startswith(prefix)} if prefix else dict(tensors)
-    stored = next((t.dtype for t in held.values() if t.is_floating_point()), torch.float32)
     with at_most(2 * len(held)):
-        net = empty(config, stored)
+        net = empty(config)
     ours, missing, unused = read(links(net, prefix), held)
     kind = type(net).__name__
     check(kind, path, specs(net.state_dict()), ours, missing)
