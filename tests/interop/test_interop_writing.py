@@ -33,6 +33,10 @@ MADE = {
     "xl in-painting": lambda: tiny_folders.xl("StableDiffusionXLInpaintPipeline", unet_changes={"in_channels": 9}),
     "refiner": lambda: tiny_folders.xl("StableDiffusionXLImg2ImgPipeline"),
     "sd3": tiny_folders.sd3,
+    "pixart": tiny_folders.pixart,
+    "dit": tiny_folders.dit,
+    "hunyuan": tiny_folders.hunyuan,
+    "lumina": tiny_folders.lumina,
     "sd3 without t5": lambda: tiny_folders.sd3(text_encoder_3=None, tokenizer_3=None),
 }
 
