@@ -29,6 +29,11 @@ XL = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
 }
+XL_VECTOR = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 32 + 6 * 256,
+}
 VARIANTS = {
     "sd1": {},
     "sd2": {"attention_head_dim": (2, 4), "use_linear_projection": True, "upcast_attention": True},
@@ -138,10 +143,12 @@ def test_a_setting_that_is_not_known_is_refused(change, says):
         LAYOUT.config(SD1 | change)
 
 
-@pytest.mark.parametrize("name", ["sdxl", "lcm"])
-def test_it_compiles_without_a_graph_break(name):
-    net = ours(LAYOUT, _model(name))
+def test_it_compiles_without_a_graph_break():
+    changes = {"block_out_channels": (16,), "down_block_types": ("CrossAttnDownBlock2D",), "norm_num_groups": 8}
+    changes |= {"up_block_types": ("CrossAttnUpBlock2D",), "attention_head_dim": 2}
+    net = LAYOUT.config(SD1 | XL_VECTOR | changes).build().eval()
     x, t, cond, _ = _inputs(net.config)
     torch._dynamo.reset()
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x, t, **cond), net(x, t, **cond))
+        compiled = torch.compile(net, backend="eager", fullgraph=True)(x, t, **cond)
+        torch.testing.assert_close(compiled, net(x, t, **cond), rtol=1e-4, atol=1e-4)
