@@ -135,3 +135,16 @@ def test_a_folder_of_pickles(theirs, tmp_path):
     assert sf.load(tmp_path / "new").sha256() == sf.load(theirs).sha256()
     assert json.loads((tmp_path / "new" / "model_index.json").read_text())
     assert not list((tmp_path / "new").rglob("*.bin"))
+
+
+def test_a_single_file_is_sampled(theirs, tmp_path, capsys):
+    assert convert(theirs, tmp_path / "one.safetensors") == 0
+    words = ["sample", str(tmp_path / "one.safetensors"), "a red cat", "-n", "1", "--steps", "2", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "give tokenizer=" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "out"), "--tokenizer", str(theirs)]) == 0
+    assert main(["sample", str(theirs), *words[2:], "--out", str(tmp_path / "folder")]) == 0
+    (one,), (other,) = ((tmp_path / name).glob("*.png") for name in ("out", "folder"))
+    from PIL import Image
+
+    assert Image.open(one).tobytes() == Image.open(other).tobytes()

@@ -18,7 +18,7 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a folder that Pipeline.save wrote, or a training run")
+    parser.add_argument("model", metavar="MODEL", help="a model's folder or file, a training run, or owner/name")
     parser.add_argument(
         "prompt", metavar="PROMPT", nargs="*", default=[], help="what to make: texts or classes (default: nothing)"
     )
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="compile the run: for small networks")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="of the weights")
     parser.add_argument("--variant", default=None, help="which set of weights of a folder, as fp16")
+    parser.add_argument("--tokenizer", metavar="DIR", default=None, help="tokenizers of a single file, which has none")
     parser.add_argument("--lora", metavar="FILE[:STRENGTH]", action="append", default=[], help="adapters; repeatable")
     parser.add_argument("--lora-partly", action="store_true", help="leave out what this model has no modules for")
     parser.add_argument("--like", metavar="PNG", default=None, help="take every setting from a picture instead")
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         call = arguments(settings.request)
     pictures = {"image": args.image, "mask": args.mask}
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    pipe = load(args.model, variant=args.variant, dtype=dtype)
+    pipe = load(args.model, variant=args.variant, dtype=dtype, tokenizer=args.tokenizer)
     for given in args.lora:
         pipe = pipe.with_lora(*_strength(given), partly=args.lora_partly)
     if str(call["grid"] or "").endswith(".json"):
