@@ -331,6 +331,19 @@ def test_tokenizers_are_asked_for(tmp_path):
         assert sf.load(tmp_path / "one.safetensors", tokenizer=where).sha256() == pipe.sha256()
 
 
+def test_one_vocabulary_serves_every_clip_and_each_fills_up_in_its_way(tmp_path):
+    pipe = loaded(xl(), tmp_path / "theirs")
+    write_single(pipe, tmp_path / "one.safetensors")
+    for name in ("tokenizer", "tokenizer_2"):
+        found = sf.load(tmp_path / "one.safetensors", tokenizer=tmp_path / "theirs" / name)
+        for tower in ("clip_l", "clip_g"):
+            assert found.conditioner.towers[tower].pad == pipe.conditioner.towers[tower].pad
+            assert found.conditioner.towers[tower].tokens("a red cat") == pipe.conditioner.towers[tower].tokens(
+                "a red cat"
+            )
+        assert found.conditioner.towers["clip_g"].pad == 0
+
+
 def test_depth_and_other_inputs_are_told_by_channels(tmp_path):
     for channels, kind in ((5, Depth), (8, Instruct), (9, Inpainting)):
         pipe = loaded(sd1(4), tmp_path / f"theirs-{channels}")

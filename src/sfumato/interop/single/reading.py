@@ -176,7 +176,7 @@ def _texts(
     for name, part in PARTS[kind].items():
         if not any(n.startswith(part.prefix) and not QUIET.match(n) for n in tensors):
             continue
-        made = tokenizer_of(name if kind != "sd2" else "clip_g", tokenizer, path=path)
+        made = tokenizer_of(name, tokenizer, path=path, zeros=kind == "sd2")
         if said and name in said.towers:
             published = said.towers[name]
             part = replace(part, config=lambda shapes, prefix, heads, published=published: published)

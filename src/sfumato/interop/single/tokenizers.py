@@ -28,19 +28,19 @@ CACHED = {
 NAMES = {"CLIP": "vocab.json", "T5": "spiece.model"}
 
 
-def tokenizer_of(tower: str, given: Given, *, path: str) -> Any:
+def tokenizer_of(tower: str, given: Given, *, path: str, zeros: bool = False) -> Any:
     """Return the tokenizer of a tower ("clip", "clip_l", "clip_g" or "t5") of a file at `path`.
 
     `given`: a folder for each tower, or one folder: a diffusers model's with `tokenizer`, `tokenizer_2`..., or one with
-    CLIP's vocabulary, which all CLIPs share. Those of OpenCLIP fill texts up with "!" (id 0), OpenAI's with its end
-    token. Raises `InputError` with the remedy where none is found.
+    CLIP's vocabulary, which all CLIPs share. Those of OpenCLIP ("clip_g", or `zeros`) fill texts up with "!" (id 0),
+    OpenAI's with its end token. Raises `InputError` with the remedy where none is found.
     """
     kind = "T5" if tower == "t5" else "CLIP"
     for folder in _places(tower, kind, given):
         if any((folder / name).is_file() for name in ("tokenizer.json", NAMES[kind])):
             made = copy.copy(read_tokenizer(folder, "T5EncoderModel" if kind == "T5" else "CLIPTextModel"))
-            if tower == "clip_g":
-                made.pad_token = "!"
+            if kind == "CLIP":
+                made.pad_token = "!" if zeros or tower == "clip_g" else made.eos_token
             return made
     more = "" if given is None else f" ({given} has none)"
     raise InputError(
