@@ -193,3 +193,14 @@ def test_a_size_is_that_of_the_pictures():
     out = latent()(n=1, steps=2, size=(12, 8))
     assert out.pixels.shape == (1, 3, 12, 8)
     assert dataclasses.replace(latent(), shape=(4, 6, 4))(n=1, steps=2).pixels.shape == (1, 3, 12, 8)
+
+
+def test_a_grey_model_starts_from_a_grey_picture():
+    from PIL import Image
+
+    pipe = make()
+    out = pipe("cat", n=1, steps=4, image=Image.new("RGB", (8, 8), (255, 255, 255)), strength=0.5)
+    same = pipe("cat", n=1, steps=4, image=torch.ones(1, 4, 4), strength=0.5)
+    assert torch.equal(out.tensor, same.tensor)
+    with pytest.raises(sf.InputError, match=r"must be \[1, 1, 4, 4\]"):
+        pipe("cat", n=1, image=torch.ones(3, 4, 4), strength=0.5)

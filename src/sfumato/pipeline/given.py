@@ -122,7 +122,7 @@ def given(
         if pipe.extra is None:
             return Given(times=times, request=request)
     side = (shape[1] * codec.factor, shape[2] * codec.factor)
-    picture = None if image is None else pixels_of(image, side, 3).to(device)
+    picture = None if image is None else pixels_of(image, side, 3 if pipe.codec is not None else shape[0]).to(device)
     hole = None if mask is None else (pixels_of(mask, side, 1).to(device) + 1) / 2
     beside = None if pipe.extra is None else pipe.extra(picture, hole, codec, (shape[1], shape[2]))
     own = pipe.extra is not None
