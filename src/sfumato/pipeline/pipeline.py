@@ -167,7 +167,7 @@ class Pipeline:
             with on(self.device, codec):
                 begin = given(self, codec, times, shape, Noise(seeds), device, Start(image, mask, strength, span))
             cond = begin.conditions(cond, len(seeds))
-            base = steered(self, control, shape, codec, device)
+            base = steered(self, control, shape, codec, device, compile)
             denoiser = begin.keeping(self._guided(base, scale, null, guidance_interval, rescale, image_guidance))
             with on(self.device, net):
                 x = sample(

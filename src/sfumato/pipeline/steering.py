@@ -190,7 +190,12 @@ def as_image(picture: Any) -> Image:
 
 
 def steered(
-    pipe: Pipeline, control: Sequence[Steering], shape: Sequence[int], codec: Codec, device: torch.device
+    pipe: Pipeline,
+    control: Sequence[Steering],
+    shape: Sequence[int],
+    codec: Codec,
+    device: torch.device,
+    compile: bool = False,
 ) -> Denoiser:
     """Return the pipeline's denoiser with all of `control` around it, the first one innermost."""
     denoiser: Denoiser = pipe.denoiser
@@ -198,6 +203,8 @@ def steered(
         return lean_denoiser(denoiser, pipe.memory)
     if "slices" in pipe.memory or "offload" in pipe.memory:
         raise InputError("control goes with neither of the memory savers slices and offload")
+    if compile and any(isinstance(one, ByImage) for one in control):
+        raise InputError("compiled runs do not listen: leave compile out, or the image prompt")
     if len(shape) != 3:
         raise InputError("control is for pictures; this model's samples are none")
     place = Place((shape[1] * codec.factor, shape[2] * codec.factor), codec, device)
