@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..core import InputError
-    from ..interop.files import PICKLES
     from ..interop.pickles import convert_folder, convert_pickle
+    from ..pipeline.loading import is_pickle
 
     source, target = Path(args.source), Path(args.target)
     single = target.suffix == ".safetensors"
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--layout {args.layout} and {target.name}: one file ends in .safetensors, a folder does not")
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise InputError(f"{target} already holds something; nothing is overwritten, give a new name")
-    pickled = args.allow_pickle and (source.is_dir() or source.suffix.lower() in PICKLES)
+    pickled = args.allow_pickle and (source.is_dir() or (source.is_file() and is_pickle(source)))
     with tempfile.TemporaryDirectory(dir=target.resolve().parent) as scratch:
         if pickled:
             alone = args.layout is None and args.dtype is None

@@ -188,17 +188,22 @@ def _placed(pipe: Pipeline, device: torch.device | str | None, dtype: torch.dtyp
 
 def pickled(path: Path) -> bool:
     """Raise `InputError` for a pickle, under whatever name."""
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if start in MAGIC or path.suffix.lower() in PICKLES:
+    if is_pickle(path):
         raise InputError(_remedy(path))
     return False
 
 
+def is_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle, by its name or by how it begins."""
+    with open(path, "rb") as file:
+        return file.read(2) in MAGIC or path.suffix.lower() in PICKLES
+
+
 def _remedy(path: Path) -> str:
+    new = f"{path.stem}-weights" if path.suffix == ".safetensors" else path.stem
     return (
         f"{path} is a pickle, which can run code when it is read: "
-        f"`sfumato convert {path.name} {path.stem}.safetensors --allow-pickle` takes its weights alone"
+        f"`sfumato convert {path.name} {new}.safetensors --allow-pickle` takes its weights alone"
     )
 
 
