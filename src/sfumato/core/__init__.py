@@ -2,7 +2,19 @@
 
 from . import grids, sde
 from .config import from_config, register, to_config
-from .denoiser import EDM, Batch, Denoiser, FlowTime, Plain, Preconditioned, Scaling, check_cond, device_of, per_row, prepare
+from .denoiser import (
+    EDM,
+    Batch,
+    Denoiser,
+    FlowTime,
+    Plain,
+    Preconditioned,
+    Scaling,
+    check_cond,
+    device_of,
+    per_row,
+    prepare,
+)
 from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
 from .inversion import RoundTrip, invert, round_trip
 from .noise import Noise, fold

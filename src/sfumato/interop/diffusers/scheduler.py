@@ -114,6 +114,16 @@ SAMPLERS: dict[str, Callable[[Config], Solver]] = {
 }
 
 
+# those whose code leaves out the last index, which is the step to the data
+OPEN = (
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "SASolverScheduler",
+)
+
+
 def contract(config: Config) -> Contract:
     """Return the contract of a `scheduler_config.json`.
 
@@ -183,6 +193,8 @@ def _grid(kind: str, config: Config) -> str:
     spacing = str(config.get("timestep_spacing", default))
     if spacing not in ("leading", "linspace", "trailing"):
         raise InputError(f"timestep_spacing={spacing!r:.60} is not known: leading, linspace or trailing")
+    if spacing != "trailing" and kind in OPEN:
+        return f"{spacing}-open"
     if spacing == "leading" and int(config.get("steps_offset", 0)) == 0:
         return "leading-0"
     return spacing
