@@ -30,6 +30,7 @@ def inference() -> bool:
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0  # nobody writes the run down (`sample(compile=True)`)
         and forward_ad._current_level < 0
         and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
     )
