@@ -122,13 +122,15 @@ def _others(value: Any, hint: Any) -> Iterator[Any]:
         yield from (v for v in typing.get_args(hint) if v != value)
     else:
         arms = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        known = [None, CHURN, Churn(amount=4.0), {"y": 0}, BH1(), BH2(), DDIM()]
+        known: list[Any] = [None, 1, "y", CHURN, Churn(amount=4.0), {"y": 0}, BH1(), BH2(), DDIM()]
         known += [*SCHEDULES.values(), *PREDICTIONS.values()]
         yield from (v for v in known if v != value and any(_is(v, arm) for arm in arms))
 
 
 def _is(example: Any, kind: Any) -> bool:
     """Return whether `example` is of a type that a field asks for."""
+    if isinstance(example, (int, str)):
+        return kind is type(example)
     if example is None or isinstance(example, dict):
         return kind is type(example) or (isinstance(example, dict) and typing.get_origin(kind) is Mapping)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core import InputError, Schedule
+from ..guidance import TwoScale
 from ..inverse import Measured
 from .config_checks import (
     config_laws,
@@ -22,7 +23,7 @@ from .report import Case, Report, run
 from .run_checks import run_laws
 from .schedule_checks import schedule_laws
 from .solver_checks import convergence, drawn
-from .table import CLASSES, GUIDANCE, PREDICTIONS, SCALINGS, SCHEDULES, SOLVERS
+from .table import CLASSES, GUIDANCE, PREDICTIONS, SCALINGS, SCHEDULES, SOLVERS, Pictured
 
 # the three families: variance preserving, variance exploding, and one whose alpha ends at 0
 _FAMILIES = {name: SCHEDULES[name] for name in ("VPLinear", "VE", "Rectified")}
@@ -99,6 +100,9 @@ def _config(name: str, part: Any, effect: Any) -> Iterator[Case]:
 
 def _guidance_effect(guided: Any) -> Any:
     x, y = CLASSES.sample(6, 2) * 1.1, CLASSES.components(6, 3).clamp(max=1)
+    if isinstance(guided, TwoScale):  # a picture beside the class
+        paired = Pictured(denoiser=CLASSES.denoiser(SCHEDULES["VPLinear"]))
+        return dataclasses.replace(guided, denoiser=paired)(x, 0.3, y=y, extra=0.1 * x)
     return guided(x, 0.3, y=y)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core import (
     EDM,
@@ -176,6 +178,27 @@ SOLVERS: dict[str, Solver] = {
 def worse(model: GaussianMixture) -> GaussianMixture:
     """Return a bad model of the same data: its components too near to each other and half as wide again."""
     return GaussianMixture(0.8 * model.means, 1.5 * model.covariances, model.weights, model.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictured:
+    """A denoiser that also reads a picture, `extra`, and adds it to its answer: what a second scale acts on."""
+
+    denoiser: Any
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's schedule."""
+        return self.denoiser.schedule
+
+    @property
+    def cond(self) -> dict[str, Any]:
+        """The denoiser's condition keys, and the picture."""
+        return {**self.denoiser.cond, "extra": None}
+
+    def __call__(self, x: Tensor, t: float | Tensor, extra: Tensor | float = 0.0, **cond: Any) -> Tensor:
+        """Return x0_hat + extra."""
+        return self.denoiser(x, t, **cond) + extra
 
 
 _guided = ClassifierFree(denoiser=CLASSES.denoiser(VPLinear()), scale=2.5)
