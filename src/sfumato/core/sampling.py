@@ -190,6 +190,11 @@ def loop(
     return x
 
 
+def blocked(x: Tensor) -> bool:
+    """Return whether sums go block by block: beyond the caches, unless a run is written down for a compiler to fuse."""
+    return x.numel() >= _LARGE and torch._C._len_torch_dispatch_stack() == 0
+
+
 def update(x: Tensor, a: float, y: Tensor, b: float, z: Tensor | None = None, c: float = 0.0) -> Tensor:
     """Return a x + b y + c z: every solver's last line. Written over `x`, unless autograd records or they share it.
 
@@ -200,7 +205,7 @@ def update(x: Tensor, a: float, y: Tensor, b: float, z: Tensor | None = None, c:
     if torch.is_grad_enabled() or y.data_ptr() == place or (z is not None and z.data_ptr() == place):
         x = torch.add(x * a, y, alpha=b)
         return x if z is None else x.add(z, alpha=c)
-    if x.numel() >= _LARGE and all(v is None or (v.is_contiguous() and v.dtype == x.dtype) for v in (x, y, z)):
+    if blocked(x) and all(v is None or (v.is_contiguous() and v.dtype == x.dtype) for v in (x, y, z)):
         one = x.new_ones(1)
         if z is None:
             x.view(1, -1).addr_(one, y.view(-1), beta=a, alpha=b)

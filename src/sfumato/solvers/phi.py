@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ..core import Schedule, Step, update
+from ..core.sampling import blocked
 
 _NEAR = 0.1  # the |h| below which I_n is summed as a series
-_LARGE, _BLOCK = 1 << 18, 1 << 17  # values: a state beyond the caches goes through them block by block, as in `update`
+_BLOCK = 1 << 17  # values: a state beyond the caches goes through them block by block, as in `update`
 
 
 def integrals(h: float, n: int) -> list[float]:
@@ -83,7 +84,7 @@ def combine(x: Tensor, a: float, values: Sequence[Tensor], factors: Sequence[flo
         for value, b in zip(values, factors):
             x = x.add(value, alpha=b)
         return x
-    if x.numel() >= _LARGE and all(v.is_contiguous() and v.dtype == x.dtype for v in (x, *values)):
+    if blocked(x) and all(v.is_contiguous() and v.dtype == x.dtype for v in (x, *values)):
         one = x.new_ones(1)
         for x_i, *parts in zip(*(v.view(-1).split(_BLOCK) for v in (x, *values[: len(factors)]))):
             x_i.unsqueeze(0).addr_(one, parts[0], beta=a, alpha=factors[0])
