@@ -1,5 +1,6 @@
 """Measuring samples: distances between sets of points or features, each with what decides its comparability."""
 
+from .attributes import alignment, diversity, entropy, total_variation, validity
 from .bound import Bound, variational_bound
 from .features import Extractor, FeatureSet, Resize
 from .figure import Figure
@@ -36,9 +37,12 @@ __all__ = [
     "RungeKutta",
     "Statistics",
     "Trace",
+    "alignment",
     "coverage",
     "density",
     "dequantise",
+    "diversity",
+    "entropy",
     "floor",
     "frechet_distance",
     "inception_score",
@@ -51,5 +55,7 @@ __all__ = [
     "recall",
     "sliced_wasserstein",
     "straightness",
+    "total_variation",
+    "validity",
     "variational_bound",
 ]
