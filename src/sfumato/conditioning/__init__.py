@@ -14,6 +14,7 @@ from .text import Family, TextConditioner
 from .text_files import TextConfig
 from .tower import Tower
 from .tower_files import read_tower, write_tower
+from .words import Words
 from .xl import RefinerText, XLText
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Tower",
     "Verbatim",
     "Weighted",
+    "Words",
     "XLText",
     "matched",
     "read_inversion",

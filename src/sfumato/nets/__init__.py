@@ -5,6 +5,7 @@ conditions that it takes, each with its null value.
 """
 
 from .blocks.kernels import packed
+from .captioned import Captioned, CaptionedConfig
 from .diffit import DiffiT, DiffiTConfig
 from .diffit_unet import DiffiTUNet, DiffiTUNetConfig
 from .dit import DiT, DiTConfig
@@ -17,9 +18,12 @@ from .mmdit import MMDiT, MMDiTConfig
 from .pixart import PixArt, PixArtConfig
 from .unet import UNet, UNetConfig
 from .uvit import UViT, UViTConfig
+from .words import WordEncoder, WordEncoderConfig
 
 __all__ = [
     "MLP",
+    "Captioned",
+    "CaptionedConfig",
     "DiT",
     "DiTConfig",
     "DiffiT",
@@ -43,5 +47,7 @@ __all__ = [
     "UNetConfig",
     "UViT",
     "UViTConfig",
+    "WordEncoder",
+    "WordEncoderConfig",
     "packed",
 ]

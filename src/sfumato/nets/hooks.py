@@ -127,18 +127,20 @@ def sites(net: nn.Module) -> list[Site]:
 def _sites(net: nn.Module) -> list[tuple[nn.Module, Site]]:
     counts: dict[str, int] = {}
     found: list[tuple[nn.Module, Site]] = []
-    place = cast("Callable[[str], tuple[str, int]]", getattr(net, "place", _trunk))
     for name, module in net.named_modules():
         kind = getattr(module, "kind", None)
         if isinstance(kind, str):
-            stage, level = place(name)
+            stage, level = place_of(net, name)
             order = counts[kind] = counts.get(kind, -1) + 1
             found.append((module, Site(name, kind, stage, level, order, int(getattr(module, "heads", 0)))))
     return found
 
 
-def _trunk(name: str) -> tuple[str, int]:
-    """Return ("trunk", n) for the n-th block of a transformer."""
+def place_of(net: nn.Module, name: str) -> tuple[str, int]:
+    """Return (stage, level) of a module: what the network's `place` says, ("trunk", n) for a transformer's n-th block."""
+    own = cast("Callable[[str], tuple[str, int]] | None", getattr(net, "place", None))
+    if own is not None:
+        return own(name)
     return "trunk", next((int(part) for part in name.split(".") if part.isdecimal()), 0)
 
 
