@@ -1,0 +1,1 @@
+"""A small captioned world whose truth is known and can be read back."""
