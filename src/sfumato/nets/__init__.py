@@ -6,6 +6,7 @@ conditions that it takes, each with its null value.
 
 from .blocks.kernels import packed
 from .captioned import Captioned, CaptionedConfig
+from .contrast import Contrast, ContrastConfig
 from .diffit import DiffiT, DiffiTConfig
 from .diffit_unet import DiffiTUNet, DiffiTUNetConfig
 from .dit import DiT, DiTConfig
@@ -24,6 +25,8 @@ __all__ = [
     "MLP",
     "Captioned",
     "CaptionedConfig",
+    "Contrast",
+    "ContrastConfig",
     "DiT",
     "DiTConfig",
     "DiffiT",

@@ -47,8 +47,8 @@ class CaptionedConfig:
 class Captioned(nn.Module):
     """net(x, c_noise, tokens=int[B, T]) -> what the inner network gives for the encoded tokens.
 
-    forward = trunk(x, embed(c_noise), **condition(tokens)). The null is the empty caption: every token 0. Key k + 1 of a
-    cross-attention belongs to word k, key 0 to the text's start; `text(tokens)` gives the states to whoever wants them.
+    forward = trunk(x, embed(c_noise), **condition(tokens)). The null is the empty caption: every token 0. Key k + 1 of
+    a cross-attention belongs to word k, key 0 to the text's start; `text(tokens)` gives the states to who wants them.
     """
 
     def __init__(self, config: CaptionedConfig) -> None:

@@ -137,7 +137,7 @@ def _sites(net: nn.Module) -> list[tuple[nn.Module, Site]]:
 
 
 def place_of(net: nn.Module, name: str) -> tuple[str, int]:
-    """Return (stage, level) of a module: what the network's `place` says, ("trunk", n) for a transformer's n-th block."""
+    """Return (stage, level) of a module: what the network's `place` says, ("trunk", n) for the n-th block."""
     own = cast("Callable[[str], tuple[str, int]] | None", getattr(net, "place", None))
     if own is not None:
         return own(name)

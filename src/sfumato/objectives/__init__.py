@@ -2,6 +2,7 @@
 
 from .bound import VLB, Hybrid, Importance, Remembering, Stepwise
 from .classifying import Classifying
+from .contrasting import Contrasting
 from .couplings import Coupling, Given, Independent, MiniBatchOT
 from .denoising import Denoising, Objective
 from .time_laws import CosMap, Discrete, Ladder, LogitNormal, LogNormal, Mode, TimeLaw, Uniform
@@ -12,6 +13,7 @@ __all__ = [
     "SNR",
     "VLB",
     "Classifying",
+    "Contrasting",
     "CosMap",
     "Coupling",
     "Denoising",
