@@ -1,8 +1,8 @@
 """Scenes to pictures: signed distances turned into the coverage of pixels, one object over another.
 
-An object's coverage of a pixel is clamp(1/2 - d, 0, 1) with d the signed distance in pixels of its centre from the outline:
-an edge is one pixel wide at any size. What is seen of object i is c_i prod_{j > i} (1 - c_j), and the picture is the sum of
-what is seen of each object and of the ground, each times its colour.
+An object's coverage of a pixel is clamp(1/2 - d, 0, 1) with d the signed distance in pixels of its centre from the
+outline: an edge is one pixel wide at any size. What is seen of object i is c_i prod_{j > i} (1 - c_j), and the picture
+is the sum of what is seen of each object and of the ground, each times its colour.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def tones(texture: Tensor, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _bands(t: Tensor) -> Tensor:
-    """Return the signed distance, positive inside, of bands half a period wide with edges at 0."""
-    return ((t / _PERIOD + 0.75).frac_().sub(0.5).abs() - 0.25) * _PERIOD
+    """Return the signed distance, positive inside, of bands half a period wide, the first from a quarter."""
+    return ((t / _PERIOD + 0.5).remainder_(1).sub(0.5).abs() - 0.25) * _PERIOD
 
 
 def _from_dots(u: Tensor, v: Tensor) -> Tensor:
@@ -98,9 +98,9 @@ def _seen(scenes: Scenes, side: int) -> tuple[Tensor, Tensor]:
     tone = torch.zeros_like(covers)
     flat = {name: value.flatten() for name, value in scenes.arrays().items() if value.shape == scenes.x.shape}
     present = scenes.present.flatten()
-    for size, radius in enumerate(RADII):
-        window = min(math.ceil(2 * 1.05 * radius * shapes.REACH * side) + 2, side)
+    for size in range(len(RADII)):
         for group in _chosen(present & (flat["size"] == size)):
+            window = min(math.ceil(2 * shapes.REACH * side * flat["radius"][group].max().item()) + 2, side)
             _fill(covers, tone, {name: value[group] for name, value in flat.items()}, group, window, side)
     above = (1 - covers).flip(1).cumprod(1).flip(1)  # of this object and all above it
     return covers * torch.cat([above[:, 1:], torch.ones_like(above[:, :1])], 1), tone
@@ -138,7 +138,7 @@ def _centres(side: int, device: torch.device) -> Tensor:
 
 
 def _waves(seeds: Tensor, place: Tensor) -> Tensor:
-    """Return float32[N, S, S] of about unit variance: cosines of 2 to 4.5 periods a side, directions and phases drawn."""
+    """Return float32[N, S, S] of about unit variance: cosines of 2 to 4.5 periods a side in drawn directions."""
     drawn = torch.special.ndtr(Noise(seeds.tolist()).normal((len(seeds), 3, _WAVES), "ground")).to(place.device)
     angle, phase = 2 * math.pi * drawn[:, 0, :, None], 2 * math.pi * drawn[:, 1, :, None]
     rate = 2 * math.pi * (2 + 2.5 * drawn[:, 2, :, None])

@@ -14,7 +14,13 @@ from . import shapes
 from .scene import COLOURS, GROUND_COLOURS, MAX_OBJECTS, RADII, SHAPES, Scenes, held_out
 
 _TRIES = 6  # places proposed for an object, of which the first that fits is taken
-_ROUNDS = (1, 2, 4, 8, 16)  # layouts proposed at once to what is still without, which in the end is laid out in quarters
+_ROUNDS = (
+    1,
+    2,
+    4,
+    8,
+    16,
+)  # layouts proposed at once to what is still without, which in the end is laid out in quarters
 _IN_FRAME, _SEEN = 0.92, 0.65  # of an object; the promise is 0.90 and 0.60, and 128 points count within 0.03
 
 
@@ -57,7 +63,7 @@ def sample_scenes(seeds: Noise | list[int] | range, law: Law | None = None) -> S
     """
     law = Law() if law is None else law
     noise = seeds if isinstance(seeds, Noise) else Noise(seeds)
-    n, m = len(noise), MAX_OBJECTS
+    m = MAX_OBJECTS
     drawn = _uniform(noise, (6, m), "attributes")
     count = 1 + _choice(law.counts, drawn[:, 0, 0])
     present = torch.arange(m) < count[:, None]

@@ -24,11 +24,11 @@ TEXTURES = ("plain", "striped", "dotted", "checked")
 GROUNDS = ("plain", "graded", "textured")
 
 # name -> (the colour, the second tone of its textures), red green blue in [0, 1]. Colours are far apart, and a tone is
-# far from every other colour; at least 0.5 and 0.3, which is tested
+# far from every other colour
 _COLOURS = {
-    "red": ((0.90, 0.06, 0.10), (0.44, 0.00, 0.05)),
-    "orange": ((1.00, 0.52, 0.00), (1.00, 0.80, 0.52)),
-    "yellow": ((1.00, 0.95, 0.10), (0.68, 0.60, 0.00)),
+    "red": ((0.86, 0.02, 0.12), (0.42, 0.00, 0.06)),
+    "orange": ((1.00, 0.48, 0.00), (1.00, 0.80, 0.52)),
+    "yellow": ((1.00, 0.97, 0.15), (0.68, 0.60, 0.00)),
     "green": ((0.10, 0.72, 0.16), (0.00, 0.30, 0.06)),
     "cyan": ((0.05, 0.90, 0.92), (0.00, 0.52, 0.58)),
     "blue": ((0.05, 0.22, 1.00), (0.45, 0.60, 1.00)),
@@ -41,12 +41,12 @@ COLOURS = tuple(_COLOURS)
 
 # muted, so that no ground passes for an object
 _GROUND_COLOURS = {
-    "beige": (0.82, 0.74, 0.58),
-    "grey": (0.56, 0.56, 0.56),
-    "slate": (0.36, 0.43, 0.52),
-    "sage": (0.56, 0.66, 0.50),
-    "mauve": (0.64, 0.52, 0.64),
-    "clay": (0.64, 0.44, 0.36),
+    "beige": (0.84, 0.76, 0.58),
+    "grey": (0.58, 0.60, 0.58),
+    "slate": (0.33, 0.41, 0.52),
+    "sage": (0.48, 0.65, 0.45),
+    "mauve": (0.66, 0.46, 0.66),
+    "clay": (0.62, 0.41, 0.31),
 }
 GROUND_COLOURS = tuple(_GROUND_COLOURS)
 
@@ -140,8 +140,8 @@ def cat(parts: Iterable[Scenes]) -> Scenes:
 def scene(objects: Sequence[dict[str, Any]], ground: dict[str, Any] | None = None) -> Scenes:
     """Return one scene written by hand, in the words of `Scenes.describe`.
 
-    An object needs shape, colour, x and y; size is medium, texture plain, radius its size's and turn 0 unless given. The
-    ground is plain grey unless given.
+    An object needs shape, colour, x and y; size is medium, texture plain, radius its size's and turn 0 unless given.
+    The ground is plain grey unless given.
 
     Raises `InputError` for a word that is not in the vocabulary and for more than four objects.
     """
@@ -152,7 +152,7 @@ def scene(objects: Sequence[dict[str, Any]], ground: dict[str, Any] | None = Non
     }
     words = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
     for j, given in enumerate(objects):
-        full = {"size": "medium", "texture": "plain", "turn": 0.0} | given
+        full: dict[str, Any] = {"size": "medium", "texture": "plain", "turn": 0.0} | given
         for name in ("shape", "colour", "x", "y"):
             if name not in full:
                 raise InputError(f"object {j} has no {name}: give it")
@@ -161,7 +161,7 @@ def scene(objects: Sequence[dict[str, Any]], ground: dict[str, Any] | None = Non
                 raise InputError(f"an object has no {name!r}{nearest(name, numbers)}")
             numbers[name][j] = number(words[name], value, name) if name in words else float(value)
         numbers["radius"][j] = full.get("radius", RADII[int(numbers["size"][j])])
-    back = {"kind": "plain", "colours": ["grey"], "angle": 0.0, "seed": 0} | (ground or {})
+    back: dict[str, Any] = {"kind": "plain", "colours": ["grey"], "angle": 0.0, "seed": 0} | (ground or {})
     shades = [number(GROUND_COLOURS, c, "ground colour") for c in back["colours"]]
     arrays = {
         name: torch.tensor([value], dtype=torch.int64 if name in words else torch.float32)

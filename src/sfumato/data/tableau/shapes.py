@@ -114,13 +114,11 @@ def distance(shape: int, u: Tensor, v: Tensor) -> Tensor:
 @cache
 def table() -> Tensor:
     """Return float32[shapes, 145, 145], the distances on a lattice over [-REACH, REACH]^2: [shape, v, u]."""
-    line = torch.linspace(-REACH, REACH, _CELLS)
-    v, u = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([distance(k, u, v) for k in range(len(NAMES))])
+    return torch.stack([distance(k, *_lattice(_CELLS)) for k in range(len(NAMES))])
 
 
 def inside(shape: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Return whether points (u, v) lie in their shapes, by the nearest point of the table; all of one broadcast shape."""
+    """Return whether points (u, v) lie in their shapes, by the table's nearest point; shapes broadcast."""
     scale = (_CELLS - 1) / (2 * REACH)
     column, row = ((t.clamp(-REACH, REACH) + REACH).mul(scale).round().long() for t in (u, v))
     return table().to(u.device).view(-1)[(shape * _CELLS + row) * _CELLS + column] < 0
@@ -137,18 +135,23 @@ def points() -> Tensor:
 @cache
 def areas() -> Tensor:
     """Return float32[shapes], the areas in units of the squared radius."""
-    return (table() < 0).float().mean((1, 2)) * (2 * REACH) ** 2
+    return (
+        torch.stack([(distance(k, *_lattice(1001)) < 0).float().mean() for k in range(len(NAMES))]) * (2 * REACH) ** 2
+    )
 
 
 @cache
 def supports() -> Tensor:
     """Return float32[shapes, 72], the supports of the hulls: the farthest reach in each direction 2 pi k / 72."""
     angle = 2 * math.pi / _DIRECTIONS * torch.arange(_DIRECTIONS)
-    line = torch.linspace(-REACH, REACH, 4 * _CELLS)
+    u, v = _lattice(501)
+    parts = [distance(k, u, v) < 0 for k in range(len(NAMES))]
+    along = torch.stack([angle.cos(), angle.sin()])
+    return torch.stack([(torch.stack([u[part], v[part]], 1) @ along).amax(0) for part in parts])
+
+
+def _lattice(cells: int) -> tuple[Tensor, Tensor]:
+    """Return u and v, float32[cells, cells], over [-REACH, REACH]^2 with v down the rows."""
+    line = torch.linspace(-REACH, REACH, cells)
     v, u = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack(
-        [
-            (torch.stack([u[m], v[m]], 1) @ torch.stack([angle.cos(), angle.sin()])).amax(0)
-            for m in (distance(k, u, v) < 0 for k in range(len(NAMES)))
-        ]
-    )
+    return u, v
