@@ -7,6 +7,7 @@ from .figure import Figure
 from .floor import floor
 from .frechet import frechet_distance
 from .inception_score import inception_score
+from .judge import Judge, clip_score, load_judge, retrieval
 from .kernel_distance import kernel_distance
 from .kernels import RBF, Cubic, Kernel
 from .likelihood import HEUN, RK4, Exact, Likelihood, Normal, Rademacher, RungeKutta, Trace, dequantise, log_likelihood
@@ -26,6 +27,7 @@ __all__ = [
     "Extractor",
     "FeatureSet",
     "Figure",
+    "Judge",
     "Kernel",
     "Likelihood",
     "Memorisation",
@@ -38,6 +40,7 @@ __all__ = [
     "Statistics",
     "Trace",
     "alignment",
+    "clip_score",
     "coverage",
     "density",
     "dequantise",
@@ -47,12 +50,14 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "kernel_distance",
+    "load_judge",
     "log_likelihood",
     "memorisation",
     "mmd2",
     "nearest_distance",
     "precision",
     "recall",
+    "retrieval",
     "sliced_wasserstein",
     "straightness",
     "total_variation",
