@@ -26,7 +26,7 @@ def test_a_run_loads_with_its_longest_average(trained):
     assert result.steps == 3
     pipe = sf.load(run.path)
     average = trainer.state.ema.of(100.0)
-    own = dict(trainer.denoiser.net.named_parameters())
+    own = dict(trainer.model.net.named_parameters())
     for name, value in pipe.denoiser.net.named_parameters():
         assert torch.equal(value, average[name])
     assert any(not torch.equal(own[n], average[n]) for n in own)

@@ -58,7 +58,7 @@ def test_two_processes_train_the_model_of_one_and_one_process_takes_over(tmp_pat
 if __name__ == "__main__":
     for kind in PARALLEL:
         made = train(Run.create(sys.argv[1], kind), kind, 12)
-        weight = made.denoiser.net.first.weight
+        weight = made.model.net.first.weight
         if kind == "importance":
             seen = made.state.memory["count"]
             assert int(seen.sum()) == 12 * 8, "each process has the losses of both"

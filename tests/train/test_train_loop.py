@@ -23,7 +23,7 @@ def run(tmp_path):
 
 
 def weights(made: Trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in made.denoiser.net.parameters()])
+    return torch.cat([p.detach().flatten() for p in made.model.net.parameters()])
 
 
 def test_it_is_the_loop_written_by_hand():
@@ -54,7 +54,7 @@ def test_it_is_the_loop_written_by_hand():
     assert min(norms) < 0.5 < max(norms), "the test must see both sides of the clip"
     torch.testing.assert_close([line["loss"] for line in made.history], losses, rtol=1e-5, atol=0)
     torch.testing.assert_close([line["grad_norm"] for line in made.history], norms, rtol=1e-4, atol=0)
-    for ours, theirs in zip(made.denoiser.net.parameters(), parameters, strict=True):
+    for ours, theirs in zip(made.model.net.parameters(), parameters, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     for ours, theirs in zip(made.state.ema.of().values(), average, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -99,7 +99,7 @@ def test_autocast_follows_fp32_to_its_own_precision(precision):
     half.train()
     gap = (weights(whole) - weights(half)).abs().max()
     assert 0 < gap < 0.02
-    assert all(p.dtype == torch.float32 for p in half.denoiser.net.parameters())
+    assert all(p.dtype == torch.float32 for p in half.model.net.parameters())
     assert half.state.tally.scale == scale
 
 
@@ -349,8 +349,8 @@ def test_samples_are_drawn_with_the_average_in_evaluation_mode(run):
     made.train()
     assert [name for name, _ in seen] == ["step-00000005.png", "step-00000010.png"]
     assert torch.equal(seen[-1][1], made.state.ema.of(400.0)["first.weight"])
-    assert not torch.equal(seen[-1][1], made.denoiser.net.first.weight)
-    assert made.denoiser.net.training
+    assert not torch.equal(seen[-1][1], made.model.net.first.weight)
+    assert made.model.net.training
 
 
 def test_progress_lines_say_step_loss_speed_and_time_left(capsys):

@@ -122,7 +122,7 @@ def test_a_run_saves_what_reconstructs_it(tmp_path):
 
     def watched(loss):
         update(loss)
-        seen.append({n: p.detach().double().clone() for n, p in made.denoiser.net.named_parameters()})
+        seen.append({n: p.detach().double().clone() for n, p in made.model.net.named_parameters()})
 
     made.state.update = watched
     made.train()

@@ -17,6 +17,7 @@ from .denoiser import (
 )
 from .errors import CheckpointError, Diverged, InputError, SfumatoError, nearest
 from .inversion import RoundTrip, invert, round_trip
+from .model import Model
 from .noise import Noise, fold
 from .predictions import X0, Eps, Flow, Karras, Prediction, Score, V
 from .sampling import Solver, Step, evaluations, fit, sample, steps, update
@@ -50,6 +51,7 @@ __all__ = [
     "InputError",
     "Karras",
     "LearnedVariance",
+    "Model",
     "Noise",
     "Plain",
     "Posterior",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .config import register
 from .errors import InputError, nearest
+from .model import Model
 from .predictions import Prediction
 from .schedules import Schedule
 
@@ -107,7 +108,7 @@ class EDM:
         return c_in, -0.25 * lam
 
 
-class Preconditioned(nn.Module):
+class Preconditioned(Model):
     """A network made into a denoiser: x0_hat = prediction.to_x0(net(c_in x, c_noise, **cond), x, alpha, sigma).
 
     The only class that calls a network, and the only place that casts: the network runs in its own dtype, the state
@@ -135,6 +136,10 @@ class Preconditioned(nn.Module):
     def cond(self) -> Mapping[str, Any]:
         """The network's condition keys with their null values."""
         return cast("Mapping[str, Any]", getattr(self.net, "cond", {}))
+
+    def around(self) -> dict[str, Any]:
+        """Return schedule, prediction and scaling."""
+        return {"schedule": self.schedule, "prediction": self.prediction, "scaling": self.scaling}
 
     def forward(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> Tensor:
         """Return E[x_0 | x_t = x, cond]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -149,7 +150,7 @@ class Remembering(Protocol):
         """Return an empty memory."""
         ...
 
-    def recalling(self, memory: dict[str, Tensor]) -> Objective:
+    def recalling(self, memory: dict[str, Tensor]) -> Callable[[Any, Batch, Noise], Tensor]:
         """Return the objective of a step, a pure function of the memory before it."""
         ...
 

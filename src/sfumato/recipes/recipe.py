@@ -31,6 +31,7 @@ class NetConfig(Protocol):
 class Recipe:
     """Data, network, the algebra around it, the objective, how to train, and how to sample afterwards.
 
+    `prompts`: what the grids of samples ask for, where the data has no classes.
     Raises `InputError` where the parts do not fit each other, when they are put together.
     """
 
@@ -44,6 +45,7 @@ class Recipe:
     modality: Modality
     defaults: Defaults = field(default_factory=Defaults)
     references: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
     def denoiser(self) -> Preconditioned:
         """Return the untrained denoiser; its initial weights follow from `train.seed`."""
@@ -62,14 +64,15 @@ class Recipe:
         return Pipeline(
             denoiser=denoiser,
             shape=self.data.shape,
-            conditioner=Classes(names=names) if count is not None and names is not None else None,
+            conditioner=Classes(names=names) if count is not None and names is not None else self.data.conditioner,
+            codec=self.data.codec,
             modality=self.modality,
             defaults=self.defaults,
             references=self.references,
         )
 
 
-def train(recipe: Recipe, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer, Result]:
+def train(recipe: Recipe, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Preconditioned], Result]:
     """Train `recipe`, in `run` where one is given (a run that has checkpoints goes on); return (trainer, result).
 
     Sample grids are written to the run: the same seeds each time, and where there are classes one picture of each (at
@@ -78,7 +81,7 @@ def train(recipe: Recipe, run: Run | None = None, *, quiet: bool = False) -> tup
     denoiser = recipe.denoiser()
     pipeline = recipe.pipeline(denoiser)
     _check(recipe, pipeline)
-    prompts: Sequence[str | None] = (pipeline.classes or (None,) * 16)[:64]
+    prompts: Sequence[str | None] = (pipeline.classes or recipe.prompts or (None,) * 16)[:64]
     n = 256 if len(pipeline.shape) == 1 else max(1, 16 // len(prompts))
     asked = list(prompts) if len(pipeline.shape) > 1 else None
 

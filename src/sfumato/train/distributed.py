@@ -11,12 +11,14 @@ import copy
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..core import InputError, Preconditioned, register
+from ..core import InputError, Model, register
+
+M = TypeVar("M", bound=Model)
 
 
 class World:
@@ -118,10 +120,10 @@ def share(batch_size: int, accumulation: int, world: World) -> int:
     return rows
 
 
-def with_net(denoiser: Preconditioned, net: nn.Module) -> Preconditioned:
-    """Return `denoiser` with another network in its place; the original is left as it is."""
-    if net is denoiser.net:
-        return denoiser
-    twin = copy.copy(denoiser)
-    twin._modules = denoiser._modules | {"net": net}
+def with_net(model: M, net: nn.Module) -> M:
+    """Return `model` with another network in its place; the original is left as it is."""
+    if net is model.net:
+        return model
+    twin = copy.copy(model)
+    twin._modules = model._modules | {"net": net}
     return twin

@@ -8,25 +8,23 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import Batch, Diverged, Noise, Preconditioned, fold
+from ..core import Batch, Diverged, Noise, fold
 from ..data import Dataset, Loader
-from ..objectives import Objective, Remembering
+from ..objectives import Remembering
 from . import checkpoint as disk
 from .config import DTYPES, TrainConfig
-from .distributed import FSDP, share, with_net
+from .distributed import FSDP, M, share, with_net
 from .ema import swapped
 from .posthoc import cut, save_snapshot
 from .progress import Progress, Silent, progress
 from .runs import Metrics, Run, description
 from .signals import Stop, stoppable
 from .state import State, finite
-
-Samples = Callable[[Preconditioned, Path], None]
 
 
 class Result(NamedTuple):
@@ -39,15 +37,17 @@ class Result(NamedTuple):
     seconds: float
 
 
-class Trainer:
-    """Trains `denoiser.net` to minimise the mean of `objective(denoiser, batch, noise)` over `dataset`.
+class Trainer(Generic[M]):
+    """Trains `model.net` to minimise the mean of `objective(model, batch, noise)` over `dataset`.
+
+    The model is a denoiser, or whatever else the objective takes: a `Model`, whose `net` is what is trained.
 
     What is random in a step (rows, noise, times, dropout) is a pure function of (config.seed, step), so that a run
     that was stopped or killed at any instant goes on bit for bit as if it had not been: same machine, same PyTorch,
     same number of threads. With a `run` that has checkpoints, training goes on from the newest whole one; without a
     `run` nothing is written.
 
-    `samples(denoiser, path)` is called every `config.sample_every` steps with the longest EMA's weights in place and
+    `samples(model, path)` is called every `config.sample_every` steps with the longest EMA's weights in place and
     the path of a PNG to write. `quiet` shows no progress.
 
     Raises `InputError` for settings that do not fit the run, `CheckpointError` where the disk refuses or no checkpoint
@@ -56,27 +56,27 @@ class Trainer:
 
     def __init__(
         self,
-        denoiser: Preconditioned,
-        objective: Objective,
+        model: M,
+        objective: Callable[[M, Batch, Noise], Tensor],
         dataset: Dataset,
         config: TrainConfig,
         run: Run | None = None,
         *,
-        samples: Samples | None = None,
+        samples: Callable[[M, Path], None] | None = None,
         quiet: bool = False,
     ) -> None:
-        self.denoiser, self.objective, self.dataset, self.config, self.run = denoiser, objective, dataset, config, run
+        self.model, self.objective, self.dataset, self.config, self.run = model, objective, dataset, config, run
         self.samples, self.quiet = samples, quiet
         self.world = config.parallel.world()
         if run is not None:
             run.path = Path(self.world.tell(str(run.path)))
         self.rows = share(config.batch_size, config.accumulation, self.world)
-        self.called = self.world.place(denoiser.net)
-        self._denoiser = with_net(denoiser, self.called)
+        self.called = self.world.place(model.net)
+        self._model = with_net(model, self.called)
         if config.compile:
-            denoiser.net.compile()
+            model.net.compile()
         memory = objective.memory() if isinstance(objective, Remembering) else {}
-        self.state = State(denoiser.net, config, self.world, memory)
+        self.state = State(model.net, config, self.world, memory)
         self._loss = objective.recalling(self.state.memory) if isinstance(objective, Remembering) else objective
         self.history: list[dict[str, Any]] = []
         self._metrics: Metrics | None = None
@@ -93,7 +93,7 @@ class Trainer:
             stack.enter_context(torch.random.fork_rng(devices=devices))
             self._begin(stack)
             bar = stack.enter_context(contextlib.closing(self._progress()))
-            self.denoiser.train()
+            self.model.train()
             while self.state.tally.step < self.config.steps:
                 self._stretch(stop, bar)
         tally = self.state.tally
@@ -105,15 +105,15 @@ class Trainer:
         return result
 
     @contextlib.contextmanager
-    def ema_weights(self, half_life: float | None = None) -> Generator[Preconditioned, None, None]:
-        """Give the denoiser the EMA's weights (of the longest half-life by default) inside, in evaluation mode."""
-        training = self.denoiser.training
-        with swapped(self.denoiser.net, self.state.ema.of(half_life)):
-            self.denoiser.eval()
+    def ema_weights(self, half_life: float | None = None) -> Generator[M, None, None]:
+        """Give the model the EMA's weights (of the longest half-life by default) inside, in evaluation mode."""
+        training = self.model.training
+        with swapped(self.model.net, self.state.ema.of(half_life)):
+            self.model.eval()
             try:
-                yield self.denoiser
+                yield self.model
             finally:
-                self.denoiser.train(training)
+                self.model.train(training)
 
     def _begin(self, stack: contextlib.ExitStack) -> None:
         """Take up the run where it stands, or write its first checkpoint: the untrained weights."""
@@ -121,7 +121,7 @@ class Trainer:
             return
         if self.world.rank == 0:
             stack.enter_context(disk.locked(self.run.path))
-            self.run.settle(description(self.denoiser, self.objective, self.dataset, self.config))
+            self.run.settle(description(self.model, self.objective, self.dataset, self.config))
         found = disk.latest(self.run.checkpoints, _say)
         self.world.barrier()  # all have looked before the first one writes
         if found is not None:
@@ -187,7 +187,7 @@ class Trainer:
             last = part == config.accumulation - 1
             with contextlib.nullcontext() if last else world.accumulating(self.called):
                 with torch.autocast(world.device.type, dtype, enabled=dtype != torch.float32):
-                    losses = self._loss(self._denoiser, _to(micro, world.device), noise)
+                    losses = self._loss(self._model, _to(micro, world.device), noise)
                 loss = losses.mean() / config.accumulation
                 (loss * tally.scale).backward()
             total += loss.detach()
@@ -267,9 +267,9 @@ class Trainer:
             return
         if self.world.size > 1 and isinstance(self.config.parallel, FSDP):
             return
-        average = self.ema_weights() if self.config.ema else contextlib.nullcontext(self.denoiser)
-        with average as denoiser, torch.no_grad():
-            self.samples(denoiser, self.run.samples / f"step-{self.state.tally.step:08d}.png")
+        average = self.ema_weights() if self.config.ema else contextlib.nullcontext(self.model)
+        with average as model, torch.no_grad():
+            self.samples(model, self.run.samples / f"step-{self.state.tally.step:08d}.png")
 
     def _progress(self) -> Progress:
         if self.quiet or self.world.rank != 0:

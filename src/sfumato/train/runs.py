@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..core import CheckpointError, InputError, Preconditioned, from_config, to_config
+from ..core import CheckpointError, InputError, Model, from_config, to_config
 from .checkpoint import disk, write_text
 from .config import TrainConfig
 
@@ -116,15 +116,13 @@ def _compare(old: Any, new: Any, where: str) -> None:
         )
 
 
-def description(denoiser: Preconditioned, objective: Any, dataset: Any, config: TrainConfig) -> dict[str, Any]:
+def description(model: Model, objective: Any, dataset: Any, config: TrainConfig) -> dict[str, Any]:
     """Return what config.json says about a training: every configuration, and the sha256 of the data."""
     return {
         "train": to_config(config),
         "objective": _written(objective),
-        "net": _written(getattr(denoiser.net, "config", None)),
-        "schedule": _written(denoiser.schedule),
-        "prediction": _written(denoiser.prediction),
-        "scaling": _written(denoiser.scaling),
+        "net": _written(getattr(model.net, "config", None)),
+        **{name: _written(part) for name, part in model.around().items()},
         "data": dataset.fingerprint,
     }
 
