@@ -20,6 +20,7 @@ from .points import (
     rings,
     spirals,
 )
+from .worded import Worded
 
 __all__ = [
     "Captions",
@@ -41,6 +42,7 @@ __all__ = [
     "SubFolders",
     "Tensors",
     "Unlabelled",
+    "Worded",
     "checkerboard",
     "datasaurus",
     "decode",

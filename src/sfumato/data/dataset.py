@@ -6,11 +6,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..core import Batch, InputError, Noise
+
+if TYPE_CHECKING:
+    from ..codecs.codec import Codec
+    from ..conditioning.conditioner import Conditioner
 
 
 class Dataset(ABC):
@@ -41,6 +46,16 @@ class Dataset(ABC):
     @property
     def classes(self) -> tuple[str, ...] | None:
         """The names of the classes that `cond["y"]` numbers, None where there are none."""
+        return None
+
+    @property
+    def conditioner(self) -> Conditioner | None:
+        """What turns a prompt into the conditions of a row, None where that is the classes or nothing."""
+        return None
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec whose latents x_0 is, None where it is what a person looks at."""
         return None
 
     @property
