@@ -33,6 +33,13 @@ def test_trailing_with_stable_diffusion():
     assert indices(grids.trailing(SD, 4)) == [999, 749, 499, 249]
 
 
+def test_the_indices_that_distilled_models_know():
+    # printed by the released schedulers' set_timesteps
+    assert indices(grids.lcm(SD, 1)) == [999]
+    assert indices(grids.lcm(SD, 4)) == [999, 759, 499, 259]
+    assert indices(grids.lcm(SD, 7)) == [999, 859, 719, 579, 439, 299, 159]
+
+
 def test_linspace_is_improved_ddpms():
     """n indices from the last to 0 inclusive, as Nichol and Dhariwal stride; the one of DPM-Solver's released code
     spreads n + 1 and drops the last, so that 4 steps are 999, 749, 500, 250 there.
@@ -119,6 +126,7 @@ def test_levels_stop_at_the_schedules_own():
         grids.leading,
         grids.linspace,
         grids.trailing,
+        grids.lcm,
         grids.tabulated,
     ],
 )
@@ -137,6 +145,7 @@ def test_every_grid_falls_from_noise_to_data(grid, n):
     [
         (lambda: grids.uniform(SD, 0), "give at least 1"),
         (lambda: grids.leading(SD, 1001), "give at most 1000"),
+        (lambda: grids.lcm(SD, 51), "give at most 50"),
         (lambda: grids.uniform(SD, 3, start=0.1, end=0.9), "fall strictly"),
         (lambda: grids.uniform(SD, 3, start=1.5), "fall strictly"),
         (lambda: grids.karras(SD, 3, sigma_min=20.0), "must lie between 0 and"),

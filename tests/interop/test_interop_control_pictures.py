@@ -64,12 +64,13 @@ def test_controlnets_one_and_two(solver, tmp_path):
     out = _ours(pipe, theirs, x, solver=solver, control=control)
     assert _distance(out, expected) < 0.5
     assert _distance(plain, expected) > 4
-    again = pipe.again(out.settings(), control=control)
+    again = pipe.again(out.settings(), control=control, start=x)
     assert again.request["control"] == out.request["control"]
+    assert torch.equal(again.pixels, out.pixels)
     with pytest.raises(InputError, match="control: the picture to make again was made from one"):
-        pipe.again(out.settings())
+        pipe.again(out.settings(), start=x)
     with pytest.raises(InputError, match="control is not the one"):
-        pipe.again(out.settings(), control=[ByControlNet(net=ours, hint=second, scale=0.8, end=0.7)])
+        pipe.again(out.settings(), start=x, control=[ByControlNet(net=ours, hint=second, scale=0.8, end=0.7)])
 
     guess = theirs(**told, image=first, latents=x.clone(), guess_mode=True).images
     out = _ours(pipe, theirs, x, solver=solver, control=[ByControlNet(net=ours, hint=first, guess=True)])

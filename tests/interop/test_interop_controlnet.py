@@ -42,6 +42,12 @@ VARIANTS = {
         "projection_class_embeddings_input_dim": 10 + 6 * 256,
     },
 }
+# the released small ones: no transformer on the way down, one residual block in the middle; the others: less depth
+SMALL = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "mid_block_type": "UNetMidBlock2D"}
+VARIANTS["small"] = VARIANTS["sdxl"] | SMALL
+VARIANTS["middling"] = VARIANTS["sdxl"] | {"transformer_layers_per_block": (1, 1)}
+HOSTS = {"small": "sdxl", "middling": "sdxl"}
+LARGE = ("sdxl", *HOSTS)
 
 
 def _pair(name):
@@ -50,7 +56,7 @@ def _pair(name):
 
 
 def _host(name):
-    changes = {k: v for k, v in VARIANTS[name].items() if k != "global_pool_conditions"}
+    changes = {k: v for k, v in VARIANTS[HOSTS.get(name, name)].items() if k != "global_pool_conditions"}
     changes = TINY | changes
     up = [kind.replace("Down", "Up") for kind in reversed(changes["down_block_types"])]
     theirs = scrambled(diffusers.UNet2DConditionModel(**changes, up_block_types=up, sample_size=8))
@@ -61,7 +67,7 @@ def _inputs(name, rows=2):
     g = torch.Generator().manual_seed(0)
     x, hint = torch.randn(rows, 4, 8, 12, generator=g), torch.rand(rows, 3, 64, 96, generator=g)
     cond, more = {"context": torch.randn(rows, 7, 12, generator=g)}, {}
-    if name == "sdxl":
+    if name in LARGE:
         cond |= {"pooled": torch.randn(rows, 10, generator=g), "sizes": torch.rand(rows, 6, generator=g) * 100}
         more = {"added_cond_kwargs": {"text_embeds": cond["pooled"], "time_ids": cond["sizes"]}}
     return x, torch.tensor([3.0, 700.0])[:rows], hint, cond, more
@@ -113,7 +119,7 @@ def test_the_same_residuals_and_the_same_steered_output_as_diffusers(name):
             assert distance(a, b) < 2e-5
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "small"])
 def test_every_weight_shows(name):
     _, control = _pair(name)
     x, t, hint, cond, _ = _inputs(name)
@@ -182,7 +188,7 @@ def test_settings_that_are_not_known_are_refused():
     for change, says in (
         ({"controlnet_conditioning_channel_order": "bgr"}, "channel_order"),
         ({"a_setting_of_tomorrow": 3}, "a_setting_of_tomorrow"),
-        ({"mid_block_type": "UNetMidBlock2D"}, "mid_block_type"),
+        ({"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "mid_block_type"),
     ):
         with pytest.raises(InputError, match=says):
             LAYOUT.config(TINY | HINTS | change)

@@ -145,6 +145,14 @@ def trailing(schedule: Schedule, n: int, *, T: int = 1000) -> Tensor:
     return _from_index(index, T)
 
 
+def lcm(schedule: Schedule, n: int, *, T: int = 1000, original: int = 50) -> Tensor:
+    """Return n of the `original` indices i * floor(T / original) - 1 that a consistency model was distilled on, evenly
+    from the last one down, then t = 0 (arXiv 2310.04378, section 4.3; the 50 are its released models').
+    """
+    place = torch.linspace(0, original, _count(n, original) + 1, dtype=torch.float64)[:-1].floor()
+    return _from_index((original - place) * (T // original) - 1, T)
+
+
 def tabulated(schedule: Schedule, n: int, *, levels: Sequence[float] = AYS_SD15) -> Tensor:
     """Return n steps through `levels` (an optimised grid), interpolated log-linearly, the end of the last step put at 0
     (arXiv 2404.14507, section 3.3).

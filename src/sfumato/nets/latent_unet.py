@@ -39,7 +39,8 @@ class LatentUNetConfig:
 
     - `widths`: channels of each level, level i on 1 / 2^i of the size; `layers`: residual blocks of a level on the way
       down, one more on the way up. `transformers`: the depth of the transformer after each of them (0: none), a level;
-      `middle`: its depth in the middle, None where there is no middle at all (the pruned networks).
+      `middle`: its depth in the middle, between two residual blocks; 0 is one block alone (small ControlNets), None no
+      middle at all (the pruned networks).
     - `heads` a level; `context`: the width of the text's tokens. `cross_only`: levels whose first attention reads the
       text too instead of the grid. `upcast`: attention logits in float32.
     - `vector`: the width of a vector that joins the time: the pooled text, then `sizes` numbers as sinusoids of width
@@ -214,7 +215,7 @@ class DownUNet(nn.Module):
         self.saved = tuple(skips)
         self.skips = nn.ModuleList(Tap("skip") for _ in skips)
         top = len(widths) - 1
-        depths = () if k.middle is None else (k.middle, 0)
+        depths = () if k.middle is None else (k.middle, 0) if k.middle else (0,)
         self.middle = nn.ModuleList(Block(width, width, k, top, depth) for depth in depths)
 
     def place(self, name: str) -> tuple[str, int]:

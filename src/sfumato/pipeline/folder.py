@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from .. import __version__
 from ..codecs.codec import Codec
 from ..conditioning import Conditioner
+from ..conditioning.depth import read_depth_model, write_depth_model
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
 from ..core.json_file import read_json
 from ..core.weights import check_header, read_weights, specs, write_weights
@@ -34,7 +35,7 @@ from .names import Defaults
 from .pipeline import Pipeline
 
 FORMAT = 2
-CONFIG, WEIGHTS, CODEC = "sfumato.json", "model.safetensors", "codec.safetensors"
+CONFIG, WEIGHTS, CODEC, DEPTH = "sfumato.json", "model.safetensors", "codec.safetensors", "depth"
 MAX_NUMBER = 1 << 22  # of layers, channels, classes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _INITIALISERS = frozenset(
@@ -100,6 +101,8 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
             write_weights(aside / CODEC, codec.state_dict(), {"format": "pt", "sfumato": __version__})
         if hasattr(pipeline.conditioner, "save"):
             cast(Any, pipeline.conditioner).save(aside)
+        if pipeline.depth_model is not None:
+            write_depth_model(pipeline.depth_model, aside / DEPTH)
         with open(aside / CONFIG, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
             file.flush()
@@ -192,6 +195,7 @@ def read(folder: Path) -> Pipeline:
             modality=from_config(data["modality"], Modality),
             defaults=from_config(data["defaults"], Defaults),
             references=tuple(references),
+            depth_model=read_depth_model(folder / DEPTH) if (folder / DEPTH).is_dir() else None,
         )
         net = pipeline.denoiser.net
         fill(pipeline.denoiser, read_weights(folder / WEIGHTS, specs(net.state_dict())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Noise, Schedule
+from .extra import Depth, Extra, Shown, Upscale
+from .request import hash_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +27,7 @@ STRENGTH = 0.8
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Given:
-    """What of a run a picture decides: its `times`, its `start`, what is `kept`, the condition `extra`."""
+    """What of a run a picture decides: its `times`, its `start`, what is `kept`, the conditions `beside` the latent."""
 
     times: Tensor
     start: Tensor | None = None
@@ -34,12 +35,12 @@ class Given:
     picture: Tensor | None = None
     mask: Tensor | None = None
     blend: bool = False
-    beside: Tensor | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     request: Mapping[str, Any] = field(default_factory=dict)
 
     def conditions(self, cond: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-        """Return `cond` with the condition `extra` where the network takes one: the same with and without guidance."""
-        return cond if self.beside is None else cond | {"extra": self.beside.expand(rows, -1, -1, -1)}
+        """Return `cond` with what stands beside the latent, where the network takes it: the same without a prompt."""
+        return cond | {key: value.expand(rows, *value.shape[1:]) for key, value in self.beside.items()}
 
     def keeping(self, denoiser: Denoiser) -> Denoiser:
         """Return `denoiser` that knows the part of x_0 outside of the mask."""
@@ -89,12 +90,14 @@ class Kept:
 
 
 class Start(NamedTuple):
-    """What a call says of its start: a picture, a mask, the strength, a span of the times."""
+    """What a call says of its start: a picture, a mask, the strength, a span of times, a depth map, a noise level."""
 
     image: Any = None
     mask: Any = None
     strength: float | None = None
     span: tuple[float, float] | None = None
+    depth: Any = None
+    level: int | None = None
 
 
 def given(
@@ -106,44 +109,46 @@ def given(
     device: torch.device,
     said: Start,
 ) -> Given:
-    """Return what a picture, a mask and a span of the times make of a run.
+    """Return what a picture, a mask, a depth map and a span of the times make of a run.
 
-    Raises `InputError` for a strength outside (0, 1], a mask without a picture, a span that holds no step.
+    Raises `InputError` for a strength outside (0, 1], a mask without a picture, a span that holds no step, and for what
+    this network does not read.
     """
-    image, mask, strength, span = said
-    request: dict[str, Any] = dict.fromkeys(("image", "mask", "strength", "span"))
-    if span is not None:
-        times = spanned(times, span)
-        request["span"] = list(span)
-    if image is None:
-        for name, value in (("mask", mask), ("strength", strength)):
-            if value is not None:
-                raise InputError(f"{name} needs a picture: give image= too")
-        if pipe.extra is None:
-            return Given(times=times, request=request)
-    side = (shape[1] * codec.factor, shape[2] * codec.factor)
-    picture = None if image is None else pixels_of(image, side, 3 if pipe.codec is not None else shape[0]).to(device)
-    hole = None if mask is None else (pixels_of(mask, side, 1).to(device) + 1) / 2
-    beside = None if pipe.extra is None else pipe.extra(picture, hole, codec, (shape[1], shape[2]))
-    own = pipe.extra is not None
-    start = latents = None
-    if picture is not None and not (own and strength is None):
-        share = (STRENGTH if hole is None else 1.0) if strength is None else float(strength)
-        if not 0 < share <= 1:
-            raise InputError(f"strength={strength} must be in (0, 1]: the share of the steps that are run")
+    extra = pipe.extra
+    _checked(extra, said)
+    request: dict[str, Any] = dict.fromkeys(("image", "mask", "strength", "span", "depth", "noise_level"))
+    if said.span is not None:
+        times = spanned(times, said.span)
+        request["span"] = list(said.span)
+    if said.image is None and extra is None:
+        return Given(times=times, request=request)
+    side, factor = (shape[1], shape[2]), 1 if extra is not None and extra.small else codec.factor
+    size, channels = (side[0] * factor, side[1] * factor), 3 if pipe.codec is not None else shape[0]
+    picture = None if said.image is None else pixels_of(said.image, size, channels).to(device)
+    hole = None if said.mask is None else (pixels_of(said.mask, size, 1).to(device) + 1) / 2
+    depth = None if said.depth is None else map_of(said.depth).to(device)
+    for name, value in (("image", picture), ("mask", hole), ("depth", depth)):
+        if value is not None:
+            request[name] = hash_of(value)
+    if depth is None and said.image is not None and pipe.depth_model is not None:
+        depth = pipe.depth_model(as_it_is(said.image).to(device))
+    beside: Mapping[str, Tensor] = {}
+    if extra is not None:
+        beside = extra(Shown(codec, side, noise, image=picture, mask=hole, depth=depth, level=said.level))
+        request["noise_level"] = int(beside["noise_level"][0]) if "noise_level" in beside else None
+    blend = hole is not None and not (extra is not None and extra.keeps)
+    starts = picture is not None and (extra is None or extra.starts or said.strength is not None)
+    latents = None if picture is None or not (starts or blend) else codec.encode(picture)
+    start = None
+    if starts and latents is not None:
+        share = (STRENGTH if hole is None else 1.0) if said.strength is None else float(said.strength)
         steps = min(int((len(times) - 1) * share), len(times) - 1)
         if steps < 1:
-            raise InputError(f"strength={strength} of {len(times) - 1} steps leaves none: give more steps or strength")
+            raise InputError(f"strength={share} of {len(times) - 1} steps leaves none: give more steps or strength")
         times = times[len(times) - 1 - steps :]
-        latents = codec.encode(picture)
         alpha, sigma = pipe.denoiser.schedule(float(times[0]))
-        eps = noise.normal((len(noise), *shape), "start", device=device)
-        start = latents * alpha + eps * sigma
+        start = latents * alpha + noise.normal((len(noise), *shape), "start", device=device) * sigma
         request["strength"] = share
-    for name, value in (("image", picture), ("mask", hole)):
-        if value is not None:
-            request[name] = hashlib.sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest()
-    blend = hole is not None and not (pipe.extra is not None and pipe.extra.keeps)
     return Given(
         times=times,
         start=start,
@@ -154,6 +159,30 @@ def given(
         beside=beside,
         request=request,
     )
+
+
+def _checked(extra: Extra | None, said: Start) -> None:
+    """Raise `InputError` for what a call says that this network cannot use."""
+    small = extra is not None and extra.small
+    for name, value in (("mask", said.mask), ("strength", said.strength)):
+        if value is not None and said.image is None:
+            raise InputError(f"{name} needs a picture: give image= too")
+        if value is not None and small:
+            raise InputError(f"{name} is for pictures that a run starts from; this network reads a small one beside it")
+    if said.depth is not None and not isinstance(extra, Depth):
+        raise InputError("depth is for networks that paint over a depth map; this one does not")
+    if said.level is not None and not isinstance(extra, Upscale):
+        raise InputError("noise_level is for networks that enlarge a picture; this one does not")
+    if said.strength is not None and not 0 < said.strength <= 1:
+        raise InputError(f"strength={said.strength} must be in (0, 1]: the share of the steps that are run")
+
+
+def enlarged_size(extra: Extra | None, image: Any, size: tuple[int, int] | None, factor: int) -> tuple[int, int] | None:
+    """Return the size of a call's pictures: `size`, or that of the small picture times the codec's factor."""
+    if size is not None or image is None or extra is None or not extra.small:
+        return size
+    height, width = as_it_is(image).shape[-2:]
+    return height * factor, width * factor
 
 
 def spanned(times: Tensor, span: tuple[float, float]) -> Tensor:
@@ -173,6 +202,28 @@ def opened(path: Path) -> Image:
         return decode(read_bytes(path.parent.resolve(), path.name))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def as_it_is(picture: Any) -> Tensor:
+    """Return [1, C, H, W] in [-1, 1] of a tensor, or of a PIL picture or a file in its own size, in colours."""
+    if isinstance(picture, Tensor):
+        return picture.float() if picture.ndim == 4 else picture.float()[None]
+    image = opened(Path(picture)) if isinstance(picture, (str, Path)) else picture
+    return pixels_of(image, (getattr(image, "height", 1), getattr(image, "width", 1)), 3)
+
+
+def map_of(depth: Any) -> Tensor:
+    """Return [1, 1, h, w] of a depth map: a tensor of 2 to 4 dimensions, a grey PIL picture of any depth, a file."""
+    if not isinstance(depth, Tensor):
+        image = opened(Path(depth)) if isinstance(depth, (str, Path)) else depth
+        if not hasattr(image, "convert"):
+            raise InputError(f"a depth map must be a tensor, a PIL image or a file, got {type(depth).__name__}")
+        grey = image if image.mode in ("I", "F", "L") or image.mode.startswith("I;16") else image.convert("L")
+        depth = torch.from_numpy(np.asarray(grey).astype(np.float32))
+    value = depth.float().reshape((1,) * (4 - depth.ndim) + tuple(depth.shape)) if 2 <= depth.ndim <= 4 else depth
+    if value.ndim != 4 or value.shape[:2] != (1, 1) or not bool(value.isfinite().all()):
+        raise InputError(f"a depth map must be finite and [height, width] or [1, 1, h, w], got {list(depth.shape)}")
+    return value
 
 
 def pixels_of(picture: Any, side: tuple[int, int], channels: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..codecs.codec import Codec
 from ..codecs.tiled import Wrapped
+from ..conditioning.depth import DepthModel
 from ..conditioning.text import TextConditioner
 
 TIED = "encoder.embed_tokens.weight"  # T5's table, which its `shared.weight` is
@@ -23,7 +24,9 @@ def bare(codec: Codec | None) -> Codec | None:
     return codec
 
 
-def weights_of(net: torch.nn.Module, codec: Codec | None, conditioner: Any) -> dict[str, Tensor]:
+def weights_of(
+    net: torch.nn.Module, codec: Codec | None, conditioner: Any, depth: DepthModel | None = None
+) -> dict[str, Tensor]:
     """Return the tensors of all parts, each under a name of its own; the network's have no prefix."""
     tensors: dict[str, Tensor] = dict(net.state_dict(keep_vars=True))
     own = bare(codec)
@@ -33,6 +36,8 @@ def weights_of(net: torch.nn.Module, codec: Codec | None, conditioner: Any) -> d
         for tower, encoder in conditioner.towers.items():
             state = encoder.model.state_dict(keep_vars=True)
             tensors |= {f"{tower}:{name}": t for name, t in state.items() if name != TIED}
+    if depth is not None:
+        tensors |= {f"depth:{name}": t for name, t in depth.model.state_dict(keep_vars=True).items()}
     return tensors
 
 

@@ -102,6 +102,7 @@ GRIDS: dict[str, Grid] = {
     "linspace-open": grids.linspace_open,
     "trailing": grids.trailing,
     "flow": grids.flow,
+    "lcm": grids.lcm,
     "ays": grids.tabulated,
 }
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
+from ..conditioning.depth import DepthModel
 from ..conditioning.matched import matched
 from ..conditioning.text import TextConditioner
 from ..control.lora import merged
 from ..core import (
-    Denoiser,
     Diverged,
     InputError,
     Noise,
@@ -30,10 +29,10 @@ from ..core import (
     to_config,
 )
 from ..core.sampling import Callback
-from ..guidance import ClassifierFree, Guided, Interval, Rescale, TwoScale
 from .culprit import culprit
-from .extra import Extra, Instruct
-from .given import Start, given
+from .extra import Depth, Extra
+from .given import Start, enlarged_size, given
+from .guiding import Guiding, embeds, guided
 from .identity import bare, digest, weights_of
 from .images import Modality, Pixels
 from .lean import checked_savers, lean_codec, on
@@ -42,7 +41,7 @@ from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
 from .output import Output
 from .parts import described, evaluating, modules
-from .request import listed, numbered, rerun
+from .request import SHOWN, hash_of, listed, numbered, rerun
 from .steering import Steering, noted, steered
 
 
@@ -54,6 +53,7 @@ class Pipeline:
     - `conditioner`: turns prompts into conditions; left out, that of the network's classes, numbered from "0".
     - `codec`: between pixels and what is diffused; None where they are the same.
     - `extra`: what stands beside the latent of networks that take it: a masked picture, a depth map...
+    - `depth_model`: tells the depth of a picture, for networks that paint over a depth map.
     - `memory`: names of memory savers (`sfumato.pipeline.lean.SAVERS`); none is used unasked. With "offload", `device`
       is where each part runs in turn, and the parts wait on the CPU; otherwise all runs where the weights are.
     - `references`: keys of `cite`'s table for what the parts alone do not tell, such as the data.
@@ -66,6 +66,7 @@ class Pipeline:
     conditioner: Conditioner | None = None
     codec: Codec | None = None
     extra: Extra | None = None
+    depth_model: DepthModel | None = None
     modality: Modality = field(default_factory=Pixels)
     defaults: Defaults = field(default_factory=Defaults)
     references: tuple[str, ...] = ()
@@ -86,6 +87,8 @@ class Pipeline:
         if self.conditioner is None:
             names = tuple(str(i) for i in range(count)) if isinstance(count, int) else None
             self.conditioner = Nothing() if names is None else Classes(names=names)
+        if self.depth_model is not None and not isinstance(self.extra, Depth):
+            raise InputError("a depth model is for networks that paint over a depth map; this one does not")
         if isinstance(self.conditioner, Classes) and len(self.conditioner.names) != count:
             raise InputError(f"{len(self.conditioner.names)} different class names for a network of {count} classes")
 
@@ -118,6 +121,8 @@ class Pipeline:
         image: Any = None,
         mask: Any = None,
         strength: float | None = None,
+        depth: Any = None,
+        noise_level: int | None = None,
         control: Sequence[Steering] = (),
         span: tuple[float, float] | None = None,
         start: Tensor | None = None,
@@ -132,10 +137,13 @@ class Pipeline:
         - `solver`: a name of `SOLVERS`, or a solver. `grid`: a name of `GRIDS` with `steps`, or the falling times.
         - `guidance`: the scale w of classifier-free guidance, 1 is off. `guidance_interval`: (low, high) of
           s = sigma / alpha where it acts. `rescale`: the phi of `Rescale`. Rows without a prompt are not guided.
-          `image_guidance`: the scale of the picture, for networks that edit one by instruction (`TwoScale`).
+          `image_guidance`: the scale of the picture, for networks that edit one by instruction (`TwoScale`). Networks
+          that were distilled with their guidance are told the scale.
         - `image`: a picture to start from, with `strength` in (0, 1], the share of the steps that are run (SDEdit,
           arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (1 or white where to paint anew) only
           there; the rest of the picture is kept exactly. Networks made for in-painting read both.
+        - `depth`: a depth map (near is white), for networks that paint over one; left out, that of `image`.
+          `noise_level`: how much noise a network that enlarges its `image` puts on it first.
         - `control`: what steers beside the prompt: `ByControlNet`... (`sfumato.pipeline.steering`), together.
         - `span`: run the steps from t = span[0] down to span[1] alone: with an end above 0 the samples are x_t.
         - `start`: x_t at the first time of the grid, instead of the seeds' noise.
@@ -160,15 +168,20 @@ class Pipeline:
         names = [conditioner.described(p) for p in asked]
         device = device_of(self.denoiser) if self.device is None else self.device
         net, codec = self.denoiser, lean_codec(self.coded, self.memory)
-        shape, told = self._framed(size, frame)
+        shape, told = self._framed(enlarged_size(self.extra, image, size, self.coded.factor), frame)
+        guiding = Guiding(scale, guidance_interval, rescale, image_guidance)
+        embedded = embeds(self, guiding, negative)
         with evaluating(self.denoiser), torch.no_grad():
             with on(self.device, *modules(conditioner)):
-                cond, null, notes = self._conditions(asked, negative, n, told, scale, device)
-            with on(self.device, codec):
-                begin = given(self, codec, times, shape, Noise(seeds), device, Start(image, mask, strength, span))
+                cond, null, notes = self._conditions(asked, negative, n, told, 1.0 if embedded else scale, device)
+            if embedded:
+                cond["guidance"] = torch.full((len(seeds),), scale, device=device)
+            with on(self.device, codec, None if self.depth_model is None else self.depth_model.model):
+                shown = Start(image, mask, strength, span, depth, noise_level)
+                begin = given(self, codec, times, shape, Noise(seeds), device, shown)
             cond = begin.conditions(cond, len(seeds))
             base = steered(self, control, shape, codec, device, compile)
-            denoiser = begin.keeping(self._guided(base, scale, null, guidance_interval, rescale, image_guidance))
+            denoiser = begin.keeping(guided(self, base, guiding, null))
             with on(self.device, net):
                 x = sample(
                     denoiser,
@@ -203,6 +216,7 @@ class Pipeline:
             "rescale": rescale,
             "image_guidance": image_guidance,
             **begin.request,
+            "start": None if start is None else hash_of(start),
             "control": noted(control),
         }
         return Output(
@@ -224,21 +238,24 @@ class Pipeline:
         *,
         image: Any = None,
         mask: Any = None,
+        depth: Any = None,
+        start: Tensor | None = None,
         control: Sequence[Steering] = (),
     ) -> Output:
         """Make once more what `settings` (of a PNG: `read_settings`) describes; its picture is `images[index]`.
 
         The same bytes on the same device and versions; elsewhere the noise is the same and pixels agree to rounding.
-        `image`, `mask` and `control` are those that it was made from. Raises `InputError` for settings of another model
-        or picture, and for settings that are damaged.
+        `image`, `mask`, `depth`, `start` and `control` are those that it was made from. Raises `InputError` for
+        settings of another model or picture, and for settings that are damaged.
         """
         if settings.model != self.sha256():
             raise InputError(
                 f"these settings are of the model {settings.model[:10]}, this one is {self.sha256()[:10]}: "
                 "load the model that made the picture"
             )
-        out = self(**rerun(settings.request, image, mask, control), callback=callback)
-        for key in ("image", "mask", "control"):
+        shown = {"image": image, "mask": mask, "depth": depth, "start": start, "control": control or None}
+        out = self(**rerun(settings.request, shown), callback=callback)
+        for key in SHOWN:
             if out.request[key] != settings.request[key]:
                 raise InputError(f"{key} is not the one that the picture was made from")
         return out
@@ -248,6 +265,8 @@ class Pipeline:
         self.denoiser.to(target)  # type: ignore[arg-type]
         if self.codec is not None:
             self.codec.to(target)  # type: ignore[arg-type]
+        if self.depth_model is not None and not isinstance(target, torch.dtype):
+            self.depth_model.model.to(target)  # in float32 whatever the others are
         if isinstance(self.conditioner, TextConditioner):
             kind = isinstance(target, torch.dtype)
             self.conditioner.to(None if kind else target, target if kind else None)
@@ -285,7 +304,7 @@ class Pipeline:
 
         It is the same in memory and in a folder. Computed once, and again when a weight was changed in place.
         """
-        tensors = weights_of(self.denoiser.net, self.codec, self.conditioner)
+        tensors = weights_of(self.denoiser.net, self.codec, self.conditioner, self.depth_model)
         stamp = [(name, t.data_ptr(), t._version) for name, t in tensors.items()]
         if self._hash is None or self._hash[0] != stamp:
             identity = json.dumps(self._identity(), sort_keys=True).encode()
@@ -344,39 +363,6 @@ class Pipeline:
         rows = [{key: value.to(device).repeat_interleave(n, 0) for key, value in e.cond.items()} for e in encoded]
         notes = tuple(dict.fromkeys(note for e in encoded for note in e.notes))
         return rows[0], rows[1] if len(rows) > 1 and rows[1] else None, notes
-
-    def _guided(
-        self,
-        denoiser: Denoiser,
-        scale: float,
-        null: Mapping[str, Tensor] | None,
-        interval: tuple[float, float] | None,
-        rescale: float | None,
-        picture: float | None,
-    ) -> Denoiser:
-        if not math.isfinite(scale):
-            raise InputError(f"guidance={scale} must be a finite number; 1 is off")
-        if scale == 1.0:
-            for name, value in (("guidance_interval", interval), ("rescale", rescale), ("image_guidance", picture)):
-                if value is not None:
-                    raise InputError(f"{name}={value} does nothing without guidance: give a guidance other than 1")
-            return denoiser
-        guided: Guided
-        if isinstance(self.extra, Instruct):
-            picture = self.extra.guidance if picture is None else picture
-            guided = TwoScale(denoiser=denoiser, scale=scale, image_scale=picture, null=null)
-        elif picture is not None:
-            raise InputError("image_guidance is for networks that edit a picture by instruction; this one does not")
-        else:
-            channels = self.defaults.guided_channels
-            guided = ClassifierFree(denoiser=denoiser, scale=scale, null=null, channels=channels)
-        if interval is not None:
-            if len(interval) != 2:
-                raise InputError(f"guidance_interval needs (low, high) of sigma / alpha, got {tuple(interval)}")
-            guided = Interval(denoiser=guided, low=float(interval[0]), high=float(interval[1]))
-        if rescale is not None:
-            guided = Rescale(denoiser=guided, phi=float(rescale), space=self.denoiser.prediction)
-        return guided
 
     def with_defaults(self, **changes: Any) -> Pipeline:
         """Return a pipeline on the same weights with some of its defaults changed."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..conditioning import Frame, Prompt
 from ..core import InputError, Solver, from_config, nearest
@@ -26,6 +30,9 @@ KINDS: dict[str, Any] = {
     "mask": (str, type(None)),
     "strength": (int, float, type(None)),
     "span": (list, type(None)),
+    "start": (str, type(None)),
+    "depth": (str, type(None)),
+    "noise_level": (int, type(None)),
     "control": (str, type(None)),
 }
 NUMBERS = ("seed", "grid", "guidance_interval", "size", "span")
@@ -56,18 +63,27 @@ def arguments(request: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def rerun(request: dict[str, Any], image: Any, mask: Any, control: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return the arguments of a call that makes `request` again, with the pictures and the control it was made from.
+def hash_of(value: Tensor) -> str:
+    """Return the sha256 of a tensor's values."""
+    return hashlib.sha256(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
-    Raises `InputError` where they are missing: a request holds their hashes alone.
+
+SHOWN = ("image", "mask", "depth", "start", "control")  # of which a request holds the hash
+
+
+def rerun(request: dict[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call that makes `request` again, from what it was `shown`.
+
+    Raises `InputError` where some of that is missing: a request holds hashes alone.
     """
     values = arguments(request)
-    for key, value in (("image", image), ("mask", mask), ("control", control or None)):
+    for key in SHOWN:
+        value = shown[key]
         if (values[key] is None) != (value is None):
             what = "was made from one: give the same" if value is None else "was made without one: leave it out"
             raise InputError(f"{key}: the picture to make again {what}")
         values[key] = value
-    values["control"] = control
+    values["control"] = values["control"] or ()
     if values["frame"] is not None:
         values["frame"] = from_config(values["frame"], Frame)
     return values

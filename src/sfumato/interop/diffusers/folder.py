@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from ...codecs.codec import Codec
 from ...conditioning import Classes, Conditioner
 from ...conditioning.clip import ClipText
+from ...conditioning.depth import read_depth_model
 from ...conditioning.hunyuan import HunyuanText
 from ...conditioning.lumina import LuminaText
 from ...conditioning.pixart import PixArtText
@@ -26,6 +27,7 @@ from ...core import CheckpointError, FlowTime, InputError, LearnedVariance, Prec
 from ...core.json_file import read_json
 from ...core.weights import specs
 from ...pipeline import Defaults, Pipeline
+from ...pipeline.extra import Depth, Upscale
 from ...pipeline.extra import default as default_extra
 from ...pipeline.folder import at_most, bounded, empty
 from ..files import weights_in
@@ -110,10 +112,11 @@ KINDS: dict[str, Kind] = {
             "StableDiffusionInstructPix2PixPipeline",
             "StableDiffusionDepth2ImgPipeline",
             "StableDiffusionControlNetPipeline",
-            "LatentConsistencyModelPipeline",
         ),
         _SD,
     ),
+    "StableDiffusionUpscalePipeline": replace(_SD, guidance=9.0, steps=75),
+    "LatentConsistencyModelPipeline": replace(_SD, guidance=8.5, steps=4),
     **dict.fromkeys(
         (
             "StableDiffusionXLPipeline",
@@ -214,7 +217,22 @@ def read_pipeline(
     said = contract(read_json(folder / "scheduler" / "scheduler_config.json"))
     conditioner = _conditioner(folder, index, kind, net, place)
     side = read_json(folder / part / "config.json").get("sample_size")
-    return assembled(net, codec, conditioner, said, kind, side if isinstance(side, int) else 64)
+    pipe = assembled(net, codec, conditioner, said, kind, side if isinstance(side, int) else 64)
+    return _beside(pipe, folder, index)
+
+
+def _beside(pipe: Pipeline, folder: Path, index: Mapping[str, Any]) -> Pipeline:
+    """Return `pipe` with what a folder says of what stands beside the latent: a depth model, a second schedule."""
+    if isinstance(pipe.extra, Depth) and (folder / "depth_estimator" / "config.json").is_file():
+        model = read_depth_model(folder / "depth_estimator", folder / "feature_extractor")
+        place = next(pipe.denoiser.parameters()).device
+        model.model.to(place)
+        return replace(pipe, depth_model=model)
+    low = folder / "low_res_scheduler" / "scheduler_config.json"
+    if isinstance(pipe.extra, Upscale) and low.is_file():
+        most = int(index.get("max_noise_level", pipe.extra.most))
+        return replace(pipe, extra=replace(pipe.extra, schedule=contract(read_json(low)).schedule, most=most))
+    return pipe
 
 
 def assembled(

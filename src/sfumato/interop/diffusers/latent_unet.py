@@ -68,7 +68,7 @@ def read(fields: Fields) -> LatentUNetConfig:
     take("attention_head_dim")
     cross = take("only_cross_attention", False)
     middle = take("mid_block_type", "UNetMidBlock2DCrossAttn")
-    if middle not in (None, "UNetMidBlock2DCrossAttn"):
+    if middle not in (None, "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"):
         raise InputError(f"UNet2DConditionModel with mid_block_type={middle!r} is not supported")
     layers = set(_per_level(take("layers_per_block", 2), levels, "layers_per_block"))
     if len(layers) != 1:
@@ -88,7 +88,7 @@ def read(fields: Fields) -> LatentUNetConfig:
         widths=widths,
         layers=layers.pop(),
         transformers=tuple(d if on else 0 for d, on in zip(depth, down, strict=True)),
-        middle=None if middle is None else depth[-1],
+        middle=None if middle is None else depth[-1] if middle == "UNetMidBlock2DCrossAttn" else 0,
         heads=_per_level(heads, levels, "attention_head_dim"),
         context=context[0],
         cross_only=tuple(cross) if isinstance(cross, (list, tuple)) else (True,) * levels if cross else (),
@@ -133,7 +133,7 @@ def write(config: LatentUNetConfig) -> dict[str, Any]:
         "block_out_channels": list(k.widths),
         "layers_per_block": k.layers,
         "down_block_types": down,
-        "mid_block_type": None if k.middle is None else "UNetMidBlock2DCrossAttn",
+        "mid_block_type": None if k.middle is None else "UNetMidBlock2DCrossAttn" if k.middle else "UNetMidBlock2D",
         "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
         "transformer_layers_per_block": depth,
         "attention_head_dim": list(k.heads),

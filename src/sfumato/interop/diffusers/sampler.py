@@ -47,6 +47,8 @@ def _candidates(said: dict[str, Any], solver: Solver, grid: str) -> list[dict[st
         return [said, said | {"_class_name": "FlowMatchHeunDiscreteScheduler"}]
     spacing = grid.partition("-")[0]
     told: dict[str, Any] = {"timestep_spacing": spacing, "steps_offset": int(not grid.endswith("-0"))}
+    if grid == "lcm":  # the class alone says it
+        told = {}
     if "set_alpha_to_one" in said:
         told["set_alpha_to_one"] = True  # our last step goes to the data, not to the first entry of the table
     kind = WRITTEN.get(type(solver), {})

@@ -123,6 +123,8 @@ OPEN = (
     "SASolverScheduler",
 )
 
+DISTILLED = ("LCMScheduler", "TCDScheduler")  # whose code has a spacing of its own
+
 
 def contract(config: Config) -> Contract:
     """Return the contract of a `scheduler_config.json`.
@@ -189,7 +191,11 @@ def _grid(kind: str, config: Config) -> str:
     for flag in ("use_exponential_sigmas", "use_beta_sigmas"):
         if config.get(flag):
             raise InputError(f"a scheduler with {flag} is not read: choose a grid by name")
-    default = "leading" if kind in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "LCMScheduler") else "linspace"
+    if kind in DISTILLED:
+        if (count := config.get("original_inference_steps", 50)) != 50:
+            raise InputError(f"original_inference_steps={count!r:.20} is not read (known: 50): choose a grid by name")
+        return "lcm"
+    default = "leading" if kind in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler") else "linspace"
     spacing = str(config.get("timestep_spacing", default))
     if spacing not in ("leading", "linspace", "trailing"):
         raise InputError(f"timestep_spacing={spacing!r:.60} is not known: leading, linspace or trailing")
