@@ -12,13 +12,13 @@ HASHES = "hashes.json"
 HOME = Path(__file__).parent
 
 
-def shipped(name: str, home: Path = HOME) -> Path | None:
+def shipped(name: str) -> Path | None:
     """Return the folder of the model that is shipped under `name`, None where there is none.
 
     Raises `CheckpointError` where a file of it is missing or is not the one that was shipped.
     """
-    folder = home / name
-    if name not in names(home):
+    folder = HOME / name
+    if name not in names():
         return None
     for file, expected in json.loads((folder / HASHES).read_text(encoding="utf-8")).items():
         path = folder / file
@@ -27,9 +27,9 @@ def shipped(name: str, home: Path = HOME) -> Path | None:
     return folder
 
 
-def names(home: Path = HOME) -> list[str]:
+def names() -> list[str]:
     """Return the names of the models that are shipped."""
-    return sorted(p.parent.name for p in home.glob(f"*/{HASHES}"))
+    return sorted(p.parent.name for p in HOME.glob(f"*/{HASHES}"))
 
 
 def seal(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import assets
 from ..core import CheckpointError, InputError, LearnedVariance, Preconditioned, Prediction, Schedule, SfumatoError
 from .folder import CONFIG, WEIGHTS, read
 from .pipeline import Pipeline
@@ -38,6 +39,8 @@ def load(
 ) -> Pipeline:
     """Return the pipeline in a folder or a file: ours, a training run's newest whole checkpoint, or another library's.
 
+    A name of `sfumato.assets.names()` that is no path is the model that comes with the package, in float32.
+
     - `path`: our folder, a run, a diffusers folder, one `.safetensors` file in the layouts of CompVis, SGM, A1111 and
       ComfyUI, or "owner/name" on the hub (at `revision`), whose needed files are fetched once and kept.
     - `variant` names one of several sets of weights ("fp16"); `device` and `dtype` are where they go, by default where
@@ -46,6 +49,9 @@ def load(
       network means, where the file does not tell or is wrong. `codec`: an autoencoder, or its file, instead of its own.
     Raises `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
     """
+    own = None if Path(path).exists() else assets.shipped(str(path))
+    if own is not None:
+        path, dtype = own, torch.float32 if dtype is None else dtype  # stored in half, to be small
     path = located(path, revision, variant)
     with damaged(path):
         return _load(path, variant, device, dtype, tokenizer, prediction, schedule, codec)
@@ -210,7 +216,8 @@ def _remedy(path: Path) -> str:
 def _refusal(path: Path) -> str:
     """Say in one line why `path` is not loaded."""
     if not path.exists():
-        return f"there is no {path}"
+        known = ", ".join(assets.names()) if len(path.parts) == 1 else ""
+        return f"there is no {path}" + (f"; with the package comes {known}" if known else "")
     names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     if pickled := [n for n in names if n.lower().endswith(PICKLES)]:
         return _remedy(path / pickled[0])
