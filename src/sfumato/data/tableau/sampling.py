@@ -30,13 +30,16 @@ class Law:
     """How often a scene has 1, 2, 3, 4 objects, an object each size and texture, a ground each kind: weights.
 
     Of the combinations of shape and colour, the `common` ones occur and the `held_out` ones do not; with
-    `common=False, held_out=True` the held-out ones alone. Crowded scenes have fewer large objects, since they must fit.
+    `common=False, held_out=True` the held-out ones alone. An object has the shape, colour and texture of the one
+    before it with probability `twins`, so that there is something to count. Crowded scenes have fewer large objects,
+    since they must fit.
     """
 
     counts: tuple[float, float, float, float] = (0.3, 0.35, 0.2, 0.15)
     sizes: tuple[float, float, float] = (1.0, 1.0, 1.0)
     textures: tuple[float, float, float, float] = (0.4, 0.2, 0.2, 0.2)
     grounds: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    twins: float = 0.15
     common: bool = True
     held_out: bool = False
 
@@ -45,6 +48,8 @@ class Law:
             weights = getattr(self, name)
             if min(weights) < 0 or not math.isfinite(sum(weights)) or sum(weights) <= 0:
                 raise InputError(f"{name} are weights, at least 0 and not all 0; got {weights}")
+        if not 0 <= self.twins <= 1:
+            raise InputError(f"twins is a probability, got {self.twins}; give 0 to 1")
         if not (self.common or self.held_out):
             raise InputError("common and held_out are both False, so no combination may occur; set one")
 
@@ -68,7 +73,10 @@ def sample_scenes(seeds: Noise | list[int] | range, law: Law | None = None) -> S
     count = 1 + _choice(law.counts, drawn[:, 0, 0])
     present = torch.arange(m) < count[:, None]
     pairs = law.combinations()
-    shape, colour = pairs[(drawn[:, 1] * len(pairs)).long()].unbind(2)
+    own = torch.arange(m).expand(len(noise), m).clone()  # the object that each takes its looks from
+    for j in range(1, m):
+        own[:, j] = torch.where(drawn[:, 5, j] < law.twins, own[:, j - 1], own[:, j])
+    shape, colour = pairs[(drawn[:, 1] * len(pairs)).long()].gather(1, own[..., None].expand(-1, -1, 2)).unbind(2)
     order = torch.tensor(shapes.SYMMETRY)[shape]
     turn = torch.where(order > 0, drawn[:, 2] * 2 * math.pi / order.clamp(min=1), 0).float()
     ground = _choice(law.grounds, drawn[:, 0, 1])
@@ -80,7 +88,7 @@ def sample_scenes(seeds: Noise | list[int] | range, law: Law | None = None) -> S
         shape=shape * present,
         colour=colour * present,
         size=size * present,
-        texture=_choice(law.textures, drawn[:, 3]) * present,
+        texture=_choice(law.textures, drawn[:, 3]).gather(1, own) * present,
         x=x * present,
         y=y * present,
         radius=radius * present,
@@ -134,7 +142,7 @@ def _layout(
         px, py = 0.72 * own + u * (1 - 1.44 * own), 0.72 * own + v * (1 - 1.44 * own)
         if j:  # a third of the places are at, or in, an object that is there: overlaps and insides
             k = (which * j).long()
-            far = near * 3 * (radius.gather(1, k) + own)
+            far = (3 * near).square() * (radius.gather(1, k) + own)
             px = torch.where(near < 1 / 3, x.gather(1, k) + far * torch.cos(2 * math.pi * u), px)
             py = torch.where(near < 1 / 3, y.gather(1, k) + far * torch.sin(2 * math.pi * u), py)
         good = (px > 0.6 * own) & (px < 1 - 0.6 * own) & (py > 0.6 * own) & (py < 1 - 0.6 * own)
@@ -161,7 +169,8 @@ def fit(count: Tensor, shape: Tensor, x: Tensor, y: Tensor, radius: Tensor, turn
     for i in range(shape.shape[1] - 1):
         covered = torch.zeros(px[:, i].shape, dtype=torch.bool)
         for j in range(i + 1, shape.shape[1]):
-            covered |= contains(shape, x, y, radius, turn, j, px[:, i], py[:, i]) & present[:, j, None]
+            over = contains(shape[:, j], x[:, j], y[:, j], radius[:, j], turn[:, j], px[:, i], py[:, i])
+            covered |= over & present[:, j, None]
         seen[:, i] = 1 - covered.float().mean(1)
     return (((framed >= _IN_FRAME) & (seen >= _SEEN)) | ~present).all(1)
 
@@ -173,13 +182,11 @@ def spread(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor, turn: Tensor) ->
     return x[..., None] + cos * u - sin * v, y[..., None] + sin * u + cos * v
 
 
-def contains(
-    shape: Tensor, x: Tensor, y: Tensor, radius: Tensor, turn: Tensor, j: int, px: Tensor, py: Tensor
-) -> Tensor:
-    """Return whether the places (px, py), [B, P] each, lie in object `j`."""
-    dx, dy = (px - x[:, j, None]) / radius[:, j, None], (py - y[:, j, None]) / radius[:, j, None]
-    cos, sin = turn[:, j, None].cos(), turn[:, j, None].sin()
-    return shapes.inside(shape[:, j, None], cos * dx + sin * dy, cos * dy - sin * dx)
+def contains(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor, turn: Tensor, px: Tensor, py: Tensor) -> Tensor:
+    """Return whether the places (px, py), [B, P], lie in the object of their row, whose attributes are [B] each."""
+    dx, dy = (px - x[:, None]) / radius[:, None], (py - y[:, None]) / radius[:, None]
+    cos, sin = turn.cos()[:, None], turn.sin()[:, None]
+    return shapes.inside(shape[:, None], cos * dx + sin * dy, cos * dy - sin * dx)
 
 
 @cache
