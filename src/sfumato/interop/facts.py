@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from ..core import SfumatoError, to_config
+from ..core import InputError, SfumatoError, to_config
 from ..core.weights import Spec, check_header
 from ..pipeline.folder import at_most, empty
-from .links import Link
-from .single import kl, latent_unet, mmdit
+from ..pipeline.origin import summed
 from .single.contracts import TELLTALE, contract_of
 from .single.families import FAMILIES, family_of
-from .single.reading import QUIET
-from .single.said import KEY
+from .single.reading import QUIET, vae_prefix
+from .single.said import KEY, Said, said_of
 from .single.text import PARTS
 
+DOWN = re.compile(r"\.lora_(down|A)(\.\w+)?\.weight$|[._]lora\.down\.weight$|\.(hada_w1_b|lokr_w1)$")
 READ = ("alphas_cumprod", TELLTALE, "v_pred", "ztsnr", "edm_mean", "input_blocks.0.0.weight", "label_emb.weight")
 
 
@@ -41,7 +42,9 @@ def facts(path: Path) -> dict[str, Any]:
         "sha256": _hash(path),
     }
     if said["kind"].startswith("checkpoint"):
-        said |= _checkpoint(path, known)
+        said |= _checkpoint(path, known, metadata)
+    elif said["kind"] in ("LoRA", "LyCORIS"):
+        said |= _adapters(known)
     return said | {"metadata": {k: _value(v) for k, v in sorted(metadata.items()) if k not in (KEY, "format")}}
 
 
@@ -65,40 +68,56 @@ def kind_of(names: Mapping[str, Any]) -> str:
     return next(found, "tensors of no kind that is known here")
 
 
-def _checkpoint(path: Path, known: Mapping[str, Spec]) -> dict[str, Any]:
+def _checkpoint(path: Path, known: Mapping[str, Spec], metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return the parts of a checkpoint, its contract, and the names of what no part uses."""
     shapes = {name: s.shape for name, s in known.items()}
     kind, prefix = family_of(shapes, str(path))
-    family = FAMILIES[kind]
-    config = family.net(shapes, prefix)
+    family, own = FAMILIES[kind], said_of(metadata, str(path))
+    try:
+        config = own.net if own else family.net(shapes, prefix)
+    except InputError as error:
+        return {"network": str(error)}
     with at_most(2 * len(known)):
         net = empty(config, next(iter(known.values())).dtype)
-    links: list[Link] = (mmdit.links if kind == "sd3" else latent_unet.links)(net, prefix)
-    used = {name for link in links for name in link.theirs}
+    used = {name for link in family.links(net, prefix) if link.ours for name in link.theirs}
+    idle = {name for name in known if QUIET.match(name)}
+    idle |= {name for link in family.links(net, prefix) if not link.ours for name in link.theirs}
     parts = {"network": sum(p.numel() for p in net.parameters())}
-    vae = next((p for p in (kl.PREFIX, "vae.") if f"{p}decoder.conv_in.weight" in shapes), None)
-    groups = {"autoencoder": vae} | {name: part.prefix for name, part in PARTS[kind].items()}
-    for name, start in groups.items():
-        held = {n for n in known if start and n.startswith(start) and not QUIET.match(n)}
-        used |= held
+    groups: dict[str, tuple[str | None, Callable[[str], bool]]] = {
+        "autoencoder": (vae_prefix(shapes), lambda name: False)
+    }
+    groups |= {name: (part.prefix, part.ignored) for name, part in PARTS.get(kind, {}).items()}
+    for name, (start, ignored) in groups.items():
+        held = {n for n in known if start and n.startswith(start)} - idle
+        idle |= (aside := {n for n in held if ignored(n)})
+        used |= (held := held - aside)
         if held:
             parts[name] = sum(_count(known[n]) for n in held)
-    rest = [name for name in known if name not in used]
-    said = {"parts": parts, "network": to_config(config), "contract": _contract(path, kind, prefix, known)}
-    quiet = sum(bool(QUIET.match(name)) for name in rest)
-    left = sorted(name for name in rest if not QUIET.match(name))
-    return said | {"passed over": f"{quiet} averages, buffers and markers", "not used": left[:20] or "nothing"}
+    left = sorted(known.keys() - used - idle)
+    said = {"parts": parts, "network": to_config(config), "contract": _contract(path, kind, config, prefix, known, own)}
+    return said | {"carried along": summed(known.keys() & idle) or "nothing", "not used": left[:20] or "nothing"}
 
 
-def _contract(path: Path, kind: str, prefix: str, known: Mapping[str, Spec]) -> dict[str, Any] | str:
+def _contract(
+    path: Path, kind: str, config: Any, prefix: str, known: Mapping[str, Spec], own: Said | None
+) -> dict[str, Any] | str:
     wanted = [n for name in READ for n in (name, prefix + name) if n in known]
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in wanted}
+    given: dict[str, Any] = {"schedule": own.schedule, "prediction": own.prediction} if own else {}
     try:
-        schedule, prediction, scaling = contract_of(kind, tensors, prefix, path=str(path))
+        schedule, prediction, scaling = contract_of(kind, config, tensors, prefix, path=str(path), **given)
     except SfumatoError as error:
         return str(error)
     return {"schedule": _short(to_config(schedule)), "prediction": to_config(prediction), "label": to_config(scaling)}
+
+
+def _adapters(known: Mapping[str, Spec]) -> dict[str, Any]:
+    """Return how many modules of what parts a file of adapters is for, and their ranks."""
+    parts = Counter(re.split(r"_(?=unet|te\d?_|transformer)|[._]", name.removeprefix("lora_"))[0] for name in known)
+    ranks = Counter(s.shape[0] for name, s in known.items() if DOWN.search(name) and len(s.shape) > 1)
+    counted = ", ".join(f"{rank} ({count})" for rank, count in sorted(ranks.items()))
+    return {"modules": sum(ranks.values()), "ranks": counted or "none", "of": ", ".join(sorted(parts))}
 
 
 def _short(data: Any) -> Any:

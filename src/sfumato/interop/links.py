@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, InputError
 from ..core.weights import Spec
 
 Turn = Callable[[list[Tensor]], list[Tensor]]
@@ -68,6 +68,17 @@ def repeated(ours: str, theirs: Sequence[str]) -> Link:
     return Link((ours,), tuple(theirs), read, lambda t: list(t) * len(theirs))
 
 
+def shared(ours: Sequence[str], theirs: str) -> Link:
+    """Return the link of several equal tensors of ours to one; `InputError` for writing ones that differ."""
+
+    def write(tensors: list[Tensor]) -> list[Tensor]:
+        if not tensors[0].is_meta and not all(torch.equal(tensors[0], other) for other in tensors[1:]):
+            raise InputError(f"{' and '.join(ours)} differ: {theirs} is one of them in this layout")
+        return tensors[:1]
+
+    return Link(tuple(ours), (theirs,), lambda t: t * len(ours), write)
+
+
 def split(ours: Sequence[str], theirs: str) -> Link:
     """Return the link of several tensors to one that holds them below each other, in equal parts."""
     count = len(ours)
@@ -92,6 +103,11 @@ def swapped(ours: str, theirs: str) -> Link:
 def transposed(ours: str, theirs: str) -> Link:
     """Return the link of a matrix to its transpose."""
     return Link((ours,), (theirs,), lambda t: [t[0].T], lambda t: [t[0].T.contiguous()])
+
+
+def prefixed(links: Iterable[Link], prefix: str) -> list[Link]:
+    """Return links to the same tensors of theirs with a `prefix` before their names."""
+    return [Link(k.ours, tuple(prefix + name for name in k.theirs), k.read, k.write) for k in links]
 
 
 Rules = Sequence[tuple[str, str]]

@@ -32,6 +32,7 @@ from .extra import Extra
 from .identity import bare
 from .images import Modality
 from .names import Defaults
+from .origin import read_origin
 from .pipeline import Pipeline
 
 FORMAT = 2
@@ -103,6 +104,8 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
             cast(Any, pipeline.conditioner).save(aside)
         if pipeline.depth_model is not None:
             write_depth_model(pipeline.depth_model, aside / DEPTH)
+        if pipeline.origin is not None:
+            pipeline.origin.save(aside)
         with open(aside / CONFIG, "w", encoding="utf-8") as file:
             json.dump(document, file, indent=1)
             file.flush()
@@ -196,6 +199,7 @@ def read(folder: Path) -> Pipeline:
             defaults=from_config(data["defaults"], Defaults),
             references=tuple(references),
             depth_model=read_depth_model(folder / DEPTH) if (folder / DEPTH).is_dir() else None,
+            origin=read_origin(folder),
         )
         net = pipeline.denoiser.net
         fill(pipeline.denoiser, read_weights(folder / WEIGHTS, specs(net.state_dict())))

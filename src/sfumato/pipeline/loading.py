@@ -33,6 +33,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     tokenizer: str | Path | Mapping[str, str | Path] | None = None,
+    network: Any = None,
     prediction: Prediction | None = None,
     schedule: Schedule | None = None,
     codec: Codec | str | Path | None = None,
@@ -42,11 +43,13 @@ def load(
     A name of `sfumato.assets.names()` that is no path is the model that comes with the package, in float32.
 
     - `path`: our folder, a run, a diffusers folder, one `.safetensors` file in the layouts of CompVis, SGM, A1111 and
-      ComfyUI, or "owner/name" on the hub (at `revision`), whose needed files are fetched once and kept.
+      ComfyUI or of a transformer's authors, or "owner/name" on the hub (at `revision`), whose needed files are fetched
+      once and kept.
     - `variant` names one of several sets of weights ("fp16"); `device` and `dtype` are where they go, by default where
       and how they are stored. Stored ones are memory-mapped: pages come from the disk when they are used.
-    - `tokenizer`: a folder with the tokenizers of a single file, which has none. `prediction` and `schedule`: what the
-      network means, where the file does not tell or is wrong. `codec`: an autoencoder, or its file, instead of its own.
+    - `tokenizer`: a folder with the tokenizers of a single file, which has none. `network`: the configuration of a
+      file's network, where its shapes do not tell it. `prediction` and `schedule`: what the network means, where the
+      file does not tell or is wrong. `codec`: an autoencoder, or its file, instead of its own.
     Raises `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
     """
     own = None if Path(path).exists() else assets.shipped(str(path))
@@ -54,7 +57,7 @@ def load(
         path, dtype = own, torch.float32 if dtype is None else dtype  # stored in half, to be small
     path = located(path, revision, variant)
     with damaged(path):
-        return _load(path, variant, device, dtype, tokenizer, prediction, schedule, codec)
+        return _load(path, variant, device, dtype, tokenizer, network, prediction, schedule, codec)
 
 
 def _load(
@@ -63,6 +66,7 @@ def _load(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
     tokenizer: str | Path | Mapping[str, str | Path] | None,
+    network: Any,
     prediction: Prediction | None,
     schedule: Schedule | None,
     codec: Codec | str | Path | None,
@@ -73,12 +77,15 @@ def _load(
         return read_single(
             path,
             tokenizer=tokenizer,
+            network=network,
             prediction=prediction,
             schedule=schedule,
             codec=codec,
             device=device,
             dtype=dtype,
         )
+    if network is not None:
+        raise InputError(f"network= is for single files; the configuration in {path} tells it")
     pipe = _of_folder(path, variant, prediction, schedule, device, dtype)
     if prediction is not None or schedule is not None:
         pipe = replace(pipe, denoiser=_meant(pipe.denoiser, prediction, schedule))

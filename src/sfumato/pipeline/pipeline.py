@@ -39,6 +39,7 @@ from .lean import checked_savers, lean_codec, on
 from .lora import Apply, with_lora
 from .metadata import Settings, versions
 from .names import SOLVERS, Defaults, by_name, grid_of
+from .origin import Origin
 from .output import Output
 from .parts import described, evaluating, modules
 from .request import SHOWN, hash_of, listed, numbered, rerun
@@ -57,6 +58,7 @@ class Pipeline:
     - `memory`: names of memory savers (`sfumato.pipeline.lean.SAVERS`); none is used unasked. With "offload", `device`
       is where each part runs in turn, and the parts wait on the CPU; otherwise all runs where the weights are.
     - `references`: keys of `cite`'s table for what the parts alone do not tell, such as the data.
+    - `origin`: what the file that it was read from holds beside its parts.
 
     Raises `InputError` where the parts do not fit each other.
     """
@@ -72,6 +74,7 @@ class Pipeline:
     references: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     device: torch.device | None = None
+    origin: Origin | None = None
     _hash: tuple[Any, str] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:

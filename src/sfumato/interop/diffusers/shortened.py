@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from torch import nn
+
 from ...conditioning import ClipText, Tower
 from ...conditioning.tower_files import blank
 
@@ -24,3 +26,8 @@ def shortened(tower: Tower, family: Any) -> Tower:
     inner = cast(Any, getattr(less, "text_model", less))
     inner.eos_token_id = tower.tokenizer.eos_token_id
     return Tower(less, tower.tokenizer)
+
+
+def bare_names(model: nn.Module) -> set[str]:
+    """Return the names of a CLIP's tensors, which have `text_model.` before them or not."""
+    return {name.removeprefix("text_model.") for name in model.state_dict()}

@@ -27,11 +27,12 @@ from ...core import FlowTime, InputError, LearnedVariance, Plain, Preconditioned
 from ...pipeline import Pipeline
 from ...pipeline.aside import whole
 from ...pipeline.identity import bare
+from ...pipeline.origin import warn_of
 from ..files import SHARD, write_shards
 from ..links import write
 from .folder import KINDS, layout
 from .sampler import sampler
-from .shortened import shortened
+from .shortened import bare_names, shortened
 
 NETS = {
     "LatentUNet": "UNet2DConditionModel",
@@ -81,8 +82,10 @@ def write_network(net: nn.Module, folder: Path, *, shard: int = SHARD, **more: A
 def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) -> Path:
     """Write a pipeline as a new folder with `model_index.json`; return its path.
 
-    Raises `InputError` for a pipeline that the layout cannot say (a schedule, a label, a way to read texts of another
-    kind), and for a folder that holds something.
+    A warning names what the layout has no place for: what no part uses of the file that the pipeline was read from, and
+    layers of a text encoder that nobody reads, as the last one of Stable Diffusion 2's. Raises `InputError` for a
+    pipeline that the layout cannot say (a schedule, a label, a way to read texts of another kind), and for a folder
+    that holds something.
     """
     folder = Path(folder)
     kind, net = class_of(pipe), pipe.denoiser.net
@@ -102,7 +105,18 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
         index |= _texts(pipe, kind, aside)
         _json(aside / "model_index.json", dict(sorted(index.items())))
+    warn_of(_left_out(pipe), "a diffusers folder has no place for it")
     return folder
+
+
+def _left_out(pipe: Pipeline) -> list[str]:
+    """Return the names of what a folder does not hold."""
+    lost = [] if pipe.origin is None else list(pipe.origin.tensors)
+    if isinstance(pipe.conditioner, TextConditioner):
+        for name, tower in pipe.conditioner.towers.items():
+            less = shortened(tower, pipe.conditioner.family)
+            lost += [f"{name}.{n}" for n in bare_names(tower.model) - bare_names(less.model)]
+    return lost
 
 
 def class_of(pipe: Pipeline) -> str:

@@ -55,7 +55,7 @@ def config(shapes: Mapping[str, Sequence[int]]) -> DiTConfig:
     """
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     if width not in HEADS:
-        raise InputError(f"a DiT of width {width} is none of the paper's: give its configuration (heads are not saved)")
+        raise InputError(f"a DiT of width {width} is none of the paper's, whose heads are known: give network=")
     tokens = shapes["pos_embed"][1]
     return DiTConfig(
         size=round(tokens**0.5) * patch,

@@ -39,8 +39,5 @@ def links(names: list[str], prefix: str) -> list[Link]:
 
 
 def ignored(name: str) -> bool:
-    """Return whether a tensor of a file carries nothing: the temperature of its training, a buffer, and what version 2
-    leaves out, its projection and its last layer.
-    """
-    left_out = name.startswith("cond_stage_model.") and re.search(r"\.resblocks\.23\.|\.text_projection$", name)
-    return bool(left_out) or name.endswith((".logit_scale", ".attn_mask", "position_ids"))
+    """Return whether a tensor of a file carries nothing: the temperature of its training, and buffers."""
+    return name.endswith((".logit_scale", ".attn_mask", "position_ids"))

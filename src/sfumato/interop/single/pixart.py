@@ -12,6 +12,7 @@ from ...nets.pixart import KVCompression, PixArt, PixArtConfig
 from ..links import Link, Rules, convolved, one, renamed, split
 
 HEADS = 16  # of all released networks, whose width is 1152: a file does not tell
+FACTOR = 8  # of their autoencoders: pixels to latents
 
 RULES: Rules = (
     (r"^patches\.", "x_embedder.proj."),
@@ -56,20 +57,33 @@ def ignored(name: str) -> bool:
     return name == "pos_embed"
 
 
-def config(shapes: Mapping[str, Sequence[int]], picture: int, scale: float | None = None) -> PixArtConfig:
-    """Return the configuration that a file's tensors of these shapes have, made for pictures of `picture` pixels.
+def config(shapes: Mapping[str, Sequence[int]], picture: int | None = None, scale: float | None = None) -> PixArtConfig:
+    """Return the configuration that a file's tensors of these shapes have.
 
-    The size that the positions are made for, and their `scale` (`picture` / 512 by default), are not in a file.
-    Raises `InputError` for a network of another width than the released ones, whose heads the shapes do not tell.
+    `picture`: the side of the pictures that the positions are made for, told by their table where the file has it, and
+    1024 for networks that are told sizes. `scale` of the positions: `picture` / 512, but 1 for alpha's 256. Raises
+    `InputError` for a size that nothing tells, and for a network of another width than the released ones, whose heads
+    the shapes do not tell.
     """
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     if width != 1152:
-        raise InputError(f"a PixArt of width {width} is none of the released: give its configuration")
+        raise InputError(f"a PixArt of width {width} is none of the released: give network=, its configuration")
     windows = {int(n.split(".")[1]): s for n, s in shapes.items() if n.endswith(".attn.sr.weight")}
     factor = next(iter(windows.values()))[-1] if windows else 0
+    null_tokens = shapes["y_embedder.y_embedding"][0] if "y_embedder.y_embedding" in shapes else 0
+    sizes = "csize_embedder.mlp.0.weight" in shapes
+    if picture is None and "pos_embed" in shapes:
+        picture = round(shapes["pos_embed"][1] ** 0.5) * patch * FACTOR
+    elif picture is None and not sizes:
+        raise InputError(
+            "this PixArt does not tell the size of its pictures: give network=, such as pixart_alpha(512) or "
+            "pixart_sigma(1024) of sfumato.nets.pixart"
+        )
+    picture = picture or 1024
+    least = 0.0 if null_tokens == 300 or windows else 1.0
     return PixArtConfig(
-        size=picture // 8,
-        scale=picture / 512 if scale is None else scale,
+        size=picture // FACTOR,
+        scale=max(picture / 512, least) if scale is None else scale,
         channels=channels,
         out_channels=shapes["final_layer.linear.weight"][0] // patch**2,
         patch=patch,
@@ -77,7 +91,7 @@ def config(shapes: Mapping[str, Sequence[int]], picture: int, scale: float | Non
         layers=sum(name.endswith(".attn.qkv.weight") for name in shapes),
         heads=HEADS,
         context=shapes["y_embedder.y_proj.fc1.weight"][1],
-        null_tokens=shapes["y_embedder.y_embedding"][0] if "y_embedder.y_embedding" in shapes else 0,
-        sizes="csize_embedder.mlp.0.weight" in shapes,
+        null_tokens=null_tokens,
+        sizes=sizes,
         compression=KVCompression(layers=tuple(sorted(windows)), factor=factor) if windows else None,
     )

@@ -54,20 +54,16 @@ def ported_clip(shapes: Shapes, prefix: str, heads: int | None = None) -> Publis
 
 
 def open_clip_text(shapes: Shapes, prefix: str, heads: int | None = None) -> Published:
-    """Return the OpenCLIP that the shapes under `prefix` say; of one 1024 wide, the layers but the last."""
+    """Return the OpenCLIP that the shapes under `prefix` say."""
     table = _shape(shapes, f"{prefix}token_embedding.weight")
-    layers = _count(shapes, f"{prefix}transformer.resblocks.", ".ln_1.weight")
-    inner = _shape(shapes, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight")[0]
-    shorter = prefix.startswith("cond_stage_model.")  # version 2 reads the states before the last layer
-    projection = None if shorter else shapes.get(f"{prefix}text_projection", (0, 0))[1] or None
     return clip(
         table[1],
-        min(layers, 23) if shorter else layers,
+        _count(shapes, f"{prefix}transformer.resblocks.", ".ln_1.weight"),
         act="gelu",
         heads=heads,
-        projection=projection,
+        projection=shapes.get(f"{prefix}text_projection", (0, 0))[1] or None,
         vocab_size=table[0],
-        intermediate_size=inner,
+        intermediate_size=_shape(shapes, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight")[0],
     )
 
 
@@ -117,7 +113,7 @@ PARTS: dict[str, dict[str, Part]] = {
 def read_tower(
     tensors: Mapping[str, Tensor], part: Part, tokenizer: Any, *, path: str, heads: int | None = None
 ) -> tuple[Tower, set[str]]:
-    """Return a tower of the tensors under a part's prefix, and their names; tensors are taken as they are, or as views.
+    """Return a tower of the tensors under a part's prefix, which it keeps as they are or as views, and their names.
 
     `heads`, where they are not 64 wide. CLIP-L's projection of version 3 is the identity where a file lacks it. Raises
     `CheckpointError` for tensors that are missing, of another shape, or not known.
@@ -132,9 +128,10 @@ def read_tower(
     ours, missing, unused = read(links, held)
     if missing:
         raise CheckpointError(f"{path} lacks {missing[0]} and {len(missing) - 1} more, which {kind} needs")
-    if unused := [name for name in unused if not part.ignored(name)]:
-        raise CheckpointError(f"{path} holds {unused[0]!r:.80}, which {kind} does not have: is it another model?")
-    return tower_of(kind, config, ours, tokenizer, path=path), {n for n in held if n in tensors}
+    if unknown := [name for name in unused if not part.ignored(name)]:
+        raise CheckpointError(f"{path} holds {unknown[0]!r:.80}, which {kind} does not have: is it another model?")
+    used = {name for name in held if name in tensors} - set(unused)
+    return tower_of(kind, config, ours, tokenizer, path=path), used
 
 
 def write_tower(tower: Tower, part: Part) -> dict[str, Tensor]:

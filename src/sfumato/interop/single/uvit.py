@@ -57,10 +57,12 @@ def config(shapes: Mapping[str, Sequence[int]]) -> UViTConfig:
     """
     width, channels, patch, _ = shapes["patch_embed.proj.weight"]
     if width not in HEADS or "time_embed.0.weight" in shapes:
-        raise InputError(f"a U-ViT of width {width} with these tensors is none of the paper's: give its configuration")
+        raise InputError(
+            f"a U-ViT of width {width} with these tensors is none of the paper's: give network=, its configuration"
+        )
     classes = shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None
     if classes == 1000:
-        raise InputError("this U-ViT has 1000 classes and no row for none of them: give its configuration")
+        raise InputError("this U-ViT has 1000 classes and no row for none of them, which is not read")
     context = shapes["context_embed.weight"][1] if "context_embed.weight" in shapes else 0
     extra = 1 + (classes is not None) + (77 if context else 0)
     return UViTConfig(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,26 +14,34 @@ from torch import Tensor
 from ... import __version__
 from ...codecs.kl import AutoencoderKL
 from ...conditioning import ClipText, RefinerText, SD3Text, TextConditioner, XLText
-from ...core import Eps, Flow, FlowTime, InputError, Plain, Rectified, Table, V, ZeroTerminalSNR
+from ...core import Eps, InputError, Plain, Prediction, Rectified, Scaling, Schedule, Table, V, ZeroTerminalSNR
 from ...core.weights import write_weights
-from ...nets.latent_unet import LatentUNet
-from ...nets.mmdit import MMDiT
+from ...nets.latent_unet import LatentUNet, LatentUNetConfig
+from ...nets.pixart import PixArtConfig
 from ...pipeline import Pipeline
 from ...pipeline.identity import bare
+from ...pipeline.origin import Origin, warn_of
 from ..diffusers.scheduler import betas
 from ..links import write
-from . import kl, latent_unet, mmdit
+from . import kl
+from .contracts import Contract, contract_of
 from .families import FAMILIES
 from .said import KEY, told
 from .text import PARTS, write_tower
+
+# buffers and markers of a contract, which say what is wrong where the contract is another by now
+SCHEDULE = re.compile(r"(alphas_cumprod|betas|log_one_minus_|sqrt_|posterior_|lvlb_)|(v_pred|ztsnr)$")
+UNTOLD = ("size", "scale", "base", "watershed")  # settings of positions, which files leave to those who run them
 
 
 def write_single(pipe: Pipeline, path: str | Path) -> Path:
     """Write a pipeline as one new file; return its path.
 
-    Tensors have the names of CompVis' and Stability's releases; the markers `v_pred` and `ztsnr` and the table
-    `alphas_cumprod` say what differs from a family's usual contract, and the metadata what shapes cannot. Tokenizers
-    have no place in such a file. Raises `InputError` for a pipeline of no family that has one, and a path that exists.
+    Tensors have the names of the authors' releases, those of no part of the file that a pipeline was read from as well.
+    The markers `v_pred` and `ztsnr` and the table `alphas_cumprod` say what the other tensors do not tell of the
+    contract, and the metadata what shapes cannot. Tokenizers have no place in such a file; those of DiT and other
+    transformers hold the network alone, and a warning names what is left out. Raises `InputError` for a pipeline of no
+    family that has one, and a path that exists.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -38,21 +49,32 @@ def write_single(pipe: Pipeline, path: str | Path) -> Path:
     if path.exists():
         raise InputError(f"{path} exists; nothing is overwritten, give a new name")
     kind, net = kind_of(pipe), pipe.denoiser.net
-    tensors = write((mmdit.links if kind == "sd3" else latent_unet.links)(net), net.state_dict())
+    family, origin = FAMILIES[kind], pipe.origin or Origin(network=FAMILIES[kind].prefix, codec=kl.PREFIX)
+    links = family.links(net, origin.network)
+    made = {name for link in links if not link.ours for name in link.theirs}  # tables that follow from a configuration
+    tensors = write(links, net.state_dict())
     codec = bare(pipe.codec)
-    if codec is not None:
-        if not isinstance(codec, AutoencoderKL):
-            raise InputError(f"a {type(codec).__name__} has no place in a single file: write a folder")
-        tensors |= write(kl.links(codec), codec.state_dict())
-    if isinstance(pipe.conditioner, TextConditioner):
-        for name, tower in pipe.conditioner.towers.items():
+    texts = pipe.conditioner if isinstance(pipe.conditioner, TextConditioner) else None
+    if family.texts is None:
+        _told_by_shapes(net, kind, tensors, origin.network)
+        lost = {"the autoencoder": codec} | (dict(texts.towers) if texts else {})
+        warn_of((name for name, part in lost.items() if part is not None), "this layout holds the network alone")
+        pipe = replace(pipe, codec=None, conditioner=None if texts else pipe.conditioner)
+    else:
+        if codec is not None:
+            if not isinstance(codec, AutoencoderKL):
+                raise InputError(f"a {type(codec).__name__} has no place in a single file: write a folder")
+            tensors |= write(kl.links(codec, origin.codec), codec.state_dict())
+        for name, tower in (texts.towers if texts else {}).items():
             tensors |= write_tower(tower, PARTS[kind][name])
-    tensors |= _marks(pipe, kind)
+    tensors |= {name: tensor for name, tensor in origin.tensors.items() if name not in tensors or name in made}
+    tensors = _marked(pipe, kind, tensors, origin.network)
     said = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": FAMILIES[kind].architecture,
+        "modelspec.architecture": family.architecture,
         "modelspec.implementation": f"sfumato {__version__}",
+        **origin.metadata,
         KEY: told(pipe),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +86,14 @@ def kind_of(pipe: Pipeline) -> str:
     """Return the family of files that a pipeline's parts belong to; raise `InputError` for one of none."""
     net: Any = pipe.denoiser.net
     texts = pipe.conditioner.family if isinstance(pipe.conditioner, TextConditioner) else None
-    if isinstance(net, MMDiT) and isinstance(texts, SD3Text | None):
-        return "sd3"
+    config = getattr(net, "config", None)
+    if isinstance(config, PixArtConfig):
+        return "pixart-sigma" if config.null_tokens == 300 or config.compression else "pixart-alpha"
+    for kind, family in FAMILIES.items():
+        if isinstance(config, family.config) and (family.texts is None or kind == "sd3"):
+            if kind == "sd3" and not isinstance(texts, SD3Text | None):
+                break
+            return kind
     if isinstance(net, LatentUNet):
         if isinstance(texts, XLText | RefinerText):
             return "xl" if isinstance(texts, XLText) else "refiner"
@@ -85,14 +113,51 @@ def _version(pipe: Pipeline, convolved: bool) -> str:
     return "sd1" if model.config.hidden_act == "quick_gelu" else "sd2"
 
 
-def _marks(pipe: Pipeline, kind: str) -> dict[str, Tensor]:
-    """Return the tensors that say how the network's output and labels are meant."""
-    denoiser = pipe.denoiser
-    schedule, prediction, scaling = denoiser.schedule, denoiser.prediction, denoiser.scaling
-    if kind == "sd3":
-        if not (isinstance(schedule, Rectified) and isinstance(prediction, Flow) and isinstance(scaling, FlowTime)):
-            raise InputError(f"a single file of version 3 is a flow; this one predicts {type(prediction).__name__}")
-        return {}
+def _told_by_shapes(net: Any, kind: str, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """Raise `InputError` for a transformer whose authors' code would make another network of the file."""
+    own, shapes = net.config, {name: tuple(t.shape) for name, t in tensors.items()}
+    if isinstance(own, PixArtConfig):  # whose table of positions is in some files and not in others
+        shapes[prefix + "pos_embed"] = (1, (own.size // own.patch) ** 2, own.width)
+    found = FAMILIES[kind].net(shapes, prefix)
+    for name in (f.name for f in fields(found)):
+        if getattr(found, name) != getattr(own, name) and name not in UNTOLD:
+            raise InputError(
+                f"a file of {FAMILIES[kind].architecture} is read with {name}={getattr(found, name)}, and this network "
+                f"has {getattr(own, name)}: write a folder"
+            )
+
+
+def _marked(pipe: Pipeline, kind: str, tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors with those that say how the network's output and labels are meant, where others do not."""
+    denoiser, config = pipe.denoiser, cast(Any, pipe.denoiser.net).config
+    wanted = (denoiser.schedule, denoiser.prediction, denoiser.scaling)
+    if _tells(kind, config, tensors, prefix, wanted):
+        return tensors
+    if FAMILIES[kind].config is not LatentUNetConfig:
+        raise InputError(
+            f"a single file of {FAMILIES[kind].architecture} cannot say {type(wanted[0]).__name__} with "
+            f"{type(wanted[1]).__name__} and {type(wanted[2]).__name__}: write a folder"
+        )
+    marks = _marks(*wanted)
+    if _tells(kind, config, tensors | marks, prefix, wanted):
+        return tensors | marks
+    stale = {name for name in tensors if SCHEDULE.match(name)} - marks.keys()
+    warn_of(stale, "they are of another schedule or prediction than this pipeline's")
+    return {name: tensor for name, tensor in tensors.items() if name not in stale} | marks
+
+
+def _tells(kind: str, config: Any, tensors: Mapping[str, Tensor], prefix: str, wanted: Contract) -> bool:
+    """Return whether a reader finds this contract in a file of these tensors."""
+    try:
+        schedule, *rest = contract_of(kind, config, tensors, prefix, path="the file")
+    except InputError:
+        return False
+    flow = isinstance(schedule, Rectified) and isinstance(wanted[0], Rectified)  # whose shift is a matter of grids
+    return tuple(rest) == wanted[1:] and (flow or schedule == wanted[0])
+
+
+def _marks(schedule: Schedule, prediction: Prediction, scaling: Scaling) -> dict[str, Tensor]:
+    """Return the tensors that say a contract on a table."""
     base = schedule.base if isinstance(schedule, ZeroTerminalSNR) else schedule
     if not isinstance(base, Table) or not isinstance(prediction, Eps | V) or not isinstance(scaling, Plain):
         raise InputError(
