@@ -58,7 +58,7 @@ def test_what_show_lists_can_be_typed_back():
     for path, value in fields.items():
         words += [
             f"--{path}",
-            ",".join(map(str, value)) + "," * (len(value) == 1) if isinstance(value, list) else str(value),
+            ",".join(map(str, value)) + "," * (len(value) == 1) if isinstance(value, list) and value else str(value),
         ]
     words = [w for w in words if w != ""]
     kept = [(a, b) for a, b in zip(words[::2], words[1::2], strict=True) if not b.endswith(",") or b == ","]

@@ -82,13 +82,14 @@ def figures(path: Path) -> dict[str, Any]:
 
 def _data(model: Path, recipe: str | None) -> Any:
     from ..core import InputError, nearest
-    from ..recipes import RECIPES, recipe_of
+    from ..recipes import RECIPES, Recipe, recipe_of
     from ..train import Run
 
-    if recipe is not None:
-        if recipe not in RECIPES:
-            raise InputError(f"there is no recipe {recipe!r}{nearest(recipe, RECIPES)}")
-        return RECIPES[recipe]().data
-    if not (model / "checkpoints").is_dir():
+    if recipe is not None and recipe not in RECIPES:
+        raise InputError(f"there is no recipe {recipe!r}{nearest(recipe, RECIPES)}")
+    if recipe is None and not (model / "checkpoints").is_dir():
         raise InputError(f"{model} does not say what it was trained on: give --data, one of {', '.join(RECIPES)}")
-    return recipe_of(Run(model)).data
+    found = RECIPES[recipe]() if recipe is not None else recipe_of(Run(model))
+    if not isinstance(found, Recipe):
+        raise InputError(f"{recipe or model} trains a {type(found).__name__}, which makes no pictures")
+    return found.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,9 +27,19 @@ class NetConfig(Protocol):
         ...
 
 
+class Training(ABC):
+    """A registered configuration of all that decides a training: `sfumato train` runs it, and goes on with its runs."""
+
+    train: TrainConfig
+
+    @abstractmethod
+    def fit(self, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Any], Result]:
+        """Train, in `run` where one is given (a run that has checkpoints goes on); return (trainer, result)."""
+
+
 @register
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Training):
     """Data, network, the algebra around it, the objective, how to train, and how to sample afterwards.
 
     `prompts`: what the grids of samples ask for, where the data has no classes.
@@ -71,36 +82,32 @@ class Recipe:
             references=self.references,
         )
 
+    def fit(self, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Preconditioned], Result]:
+        """Train, and write grids of samples to the run: the same seeds each time.
 
-def train(recipe: Recipe, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Preconditioned], Result]:
-    """Train `recipe`, in `run` where one is given (a run that has checkpoints goes on); return (trainer, result).
+        Where there are classes or prompts, one picture of each (at most 64).
+        """
+        denoiser = self.denoiser()
+        pipeline = self.pipeline(denoiser)
+        _check(self, pipeline)
+        prompts: Sequence[str | None] = (pipeline.classes or self.prompts or (None,) * 16)[:64]
+        n = 256 if len(pipeline.shape) == 1 else max(1, 16 // len(prompts))
+        asked = list(prompts) if len(pipeline.shape) > 1 else None
 
-    Sample grids are written to the run: the same seeds each time, and where there are classes one picture of each (at
-    most 64).
-    """
-    denoiser = recipe.denoiser()
-    pipeline = recipe.pipeline(denoiser)
-    _check(recipe, pipeline)
-    prompts: Sequence[str | None] = (pipeline.classes or recipe.prompts or (None,) * 16)[:64]
-    n = 256 if len(pipeline.shape) == 1 else max(1, 16 // len(prompts))
-    asked = list(prompts) if len(pipeline.shape) > 1 else None
+        def samples(current: Preconditioned, path: Path) -> None:
+            replace(pipeline, denoiser=current)(asked, n=n).grid().save(path)
 
-    def samples(current: Preconditioned, path: Path) -> None:
-        replace(pipeline, denoiser=current)(asked, n=n).grid().save(path)
-
-    trainer = Trainer(
-        denoiser,
-        recipe.objective,
-        recipe.data,
-        recipe.train,
-        run,
-        samples=None if run is None else samples,
-        quiet=quiet,
-    )
-    return trainer, trainer.train()
+        drawn = None if run is None else samples
+        trainer = Trainer(denoiser, self.objective, self.data, self.train, run, samples=drawn, quiet=quiet)
+        return trainer, trainer.train()
 
 
-def recipe_of(run: Run) -> Recipe:
+def train(recipe: Training, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Any], Result]:
+    """Return recipe.fit(run, quiet=quiet)."""
+    return recipe.fit(run, quiet=quiet)
+
+
+def recipe_of(run: Run) -> Training:
     """Return the recipe of a run, with the training settings that it was last continued with.
 
     Raises `CheckpointError` for a run that was not started from a recipe, or whose config.json is damaged.
@@ -111,7 +118,7 @@ def recipe_of(run: Run) -> Recipe:
             f"{run.path} was not started from a recipe: resume and load it from Python, as it was made"
         )
     try:
-        recipe = from_config(config["recipe"], Recipe)
+        recipe: Any = from_config(config["recipe"], Training)
         return replace(recipe, train=from_config(config["train"], TrainConfig)) if "train" in config else recipe
     except (InputError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{run.path / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
