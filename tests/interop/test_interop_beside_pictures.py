@@ -324,3 +324,15 @@ def test_the_spacing_of_distilled_models_goes_round_and_others_are_refused():
         assert contract(back) == found
         with pytest.raises(InputError, match="original_inference_steps=25 is not read"):
             contract(said | {"original_inference_steps": 25})
+
+
+@pytest.mark.parametrize("savers", [("strips",), ("tiles",), ("slices",)])
+def test_instructions_are_told_the_same_in_less_memory(savers, tmp_path):
+    name = "StableDiffusionInstructPix2PixPipeline"
+    tiny_folders.sd(name, unet_changes={"in_channels": 8}).save_pretrained(tmp_path)
+    pipe = sf.load(tmp_path)
+    plain = pipe("a red cat", n=1, steps=3, image=picture())
+    pipe.memory = savers
+    torch.testing.assert_close(
+        pipe("a red cat", n=1, steps=3, image=picture()).pixels, plain.pixels, rtol=1e-3, atol=1e-4
+    )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import InputError, Noise, Schedule, Table, register
+from .identity import bare
 
 if TYPE_CHECKING:
     from ..codecs import Codec
@@ -91,7 +92,7 @@ class Instruct:
         if shown.image is None:
             raise InputError("this network edits a picture by instruction: give image=")
         latents = shown.codec.encode(shown.image)
-        normalise = getattr(shown.codec, "normalise", None)
+        normalise = getattr(bare(shown.codec), "normalise", None)
         return {"extra": latents if normalise is None else normalise.inverse(latents)}
 
 

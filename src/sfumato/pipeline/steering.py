@@ -23,7 +23,7 @@ from ..control.t2i_adapter import T2IAdapter
 from ..core import Denoiser, InputError, to_config
 from ..nets.hooked import Hooked, network
 from .given import opened, pixels_of
-from .identity import digest
+from .identity import bare, digest
 from .lean import lean_denoiser
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ class ByControlNet:
     """A ControlNet and its picture: PIL, a file, or a tensor in [0, 1]; `scale`, `start` and `end` as in `Controlled`.
 
     `guess`: without a prompt's help (guess mode): shallow residuals weaker, and rows without a prompt not steered.
-    Those of Stable Diffusion 3 see the picture's latent. `context`: tokens that it reads instead of the text, and those
-    of rows without a prompt: the face of InstantID's (arXiv 2401.07519).
+    Those of Stable Diffusion 3 see the picture's latent, without the codec's shift where they know no pooled text: so
+    they were trained. `context`: tokens that it reads instead of the text, and those of rows without a prompt: the face
+    of InstantID's (arXiv 2401.07519).
     """
 
     net: nn.Module
@@ -86,6 +87,9 @@ class ByControlNet:
         hint, scale = place.picture(self.hint), self.scale
         if isinstance(self.net, SD3ControlNet):
             hint = place.codec.encode(hint * 2 - 1)
+            normalise = getattr(bare(place.codec), "normalise", None)
+            if self.net.config.ignores_pooled and normalise is not None:
+                hint = hint - normalise(torch.zeros_like(hint))
         averaged = isinstance(self.net, ControlNet) and self.net.config.averaged
         if self.guess and not averaged:
             if not isinstance(self.net, ControlNet) or not isinstance(scale, (int, float)):
