@@ -64,17 +64,20 @@ def tones(texture: Tensor, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
 
     Stripes run along v, checks repeat along both axes, dots lie on a lattice of triangles; half a turn changes none.
     """
-    across = _bands(u) * pixels
-    along = _bands(v) * pixels
-    over = (0.5 + across).clamp(0, 1)
-    under = (0.5 + along).clamp(0, 1)
-    dots = (0.5 + (0.25 - _from_dots(u, v)) * pixels).clamp(0, 1)
-    kinds = (torch.zeros_like(over), over, dots, over + under - 2 * over * under)
-    out = torch.zeros_like(over)
+    kinds = every_tone(u, v, pixels)
+    out = torch.zeros_like(u)
     which = texture.view(-1, *[1] * (u.ndim - 1))
-    for k, kind in enumerate(kinds):
+    for k, kind in enumerate(kinds[1:], 1):
         out = torch.where(which == k, kind, out)
     return out
+
+
+def every_tone(u: Tensor, v: Tensor, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Return what `tones` is for each of the textures, in their order."""
+    over = (0.5 + _bands(u) * pixels).clamp(0, 1)
+    under = (0.5 + _bands(v) * pixels).clamp(0, 1)
+    dots = (0.5 + (0.25 - _from_dots(u, v)) * pixels).clamp(0, 1)
+    return torch.zeros_like(over), over, dots, over + under - 2 * over * under
 
 
 def _bands(t: Tensor) -> Tensor:
