@@ -5,13 +5,18 @@
 
 from .codec import Codec, Identity, IdentityConfig, Striped
 from .consistency_decoder import ConsistencyDecoder, ConsistencyDecoderConfig
+from .dvae import DVAE, DVAEConfig
+from .folder import load_codec, save_codec
 from .kl import AutoencoderKL, AutoencoderKLConfig
 from .preview import Preview, fit_preview
 from .tiled import Sliced, Strips, Tiled
 from .tiny import AutoencoderTiny, AutoencoderTinyConfig
+from .vae import VAE, VAEConfig
 from .vq import VQModel, VQModelConfig, codebook_loss
 
 __all__ = [
+    "DVAE",
+    "VAE",
     "AutoencoderKL",
     "AutoencoderKLConfig",
     "AutoencoderTiny",
@@ -19,6 +24,7 @@ __all__ = [
     "Codec",
     "ConsistencyDecoder",
     "ConsistencyDecoderConfig",
+    "DVAEConfig",
     "Identity",
     "IdentityConfig",
     "Preview",
@@ -26,8 +32,11 @@ __all__ = [
     "Striped",
     "Strips",
     "Tiled",
+    "VAEConfig",
     "VQModel",
     "VQModelConfig",
     "codebook_loss",
     "fit_preview",
+    "load_codec",
+    "save_codec",
 ]

@@ -14,6 +14,7 @@ from .likelihood import HEUN, RK4, Exact, Likelihood, Normal, Rademacher, RungeK
 from .memorisation import Memorisation, memorisation
 from .neighbours import coverage, density, precision, recall
 from .points import mmd2, nearest_distance, sliced_wasserstein
+from .reconstruction import psnr, ssim
 from .statistics import Moments, Statistics
 from .straightness import Paths, straightness
 
@@ -56,9 +57,11 @@ __all__ = [
     "mmd2",
     "nearest_distance",
     "precision",
+    "psnr",
     "recall",
     "retrieval",
     "sliced_wasserstein",
+    "ssim",
     "straightness",
     "total_variation",
     "validity",
