@@ -10,6 +10,7 @@ steps of DDIM are two graphs; nothing of a run is outside of them but the embedd
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass
 from itertools import groupby, pairwise
 from operator import getitem, is_
@@ -19,12 +20,13 @@ from weakref import WeakKeyDictionary
 import torch
 import torch._inductor as inductor
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch._dynamo.exc import Unsupported
+from torch.utils._pytree import tree_map_only
 
 from .denoiser import Denoiser, prepare
 from .errors import InputError
 from .noise import Noise
-from .record import Draw, Drawn, Op, Reads, Record, Slot, aten
+from .record import Draw, Drawn, Op, Reads, Record, Slot, aten, slots
 from .sampling import Callback, Solver, Step, loop
 
 _SELECT = aten.select.int
@@ -63,17 +65,16 @@ class _Form(NamedTuple):
         def value(v: Any) -> Any:
             return node[v] if isinstance(v, Slot) else graph.call_function(_SELECT, (tables[v.i], 0, v.j))
 
-        for function, *inside, out in self.ops:
-            args, kwargs = tree_map_only((Slot, _Factor), value, inside)
-            if "alpha" in kwargs:
-                args, kwargs = (args[0], graph.call_function(aten.mul.Tensor, (args[1], kwargs["alpha"]))), {}
-            result = graph.call_function(function, args, kwargs)
+        def bind(result: fx.Node, out: Any) -> None:
             if isinstance(out, Slot):
                 node[out] = result
-            else:
-                node |= {
-                    slot: graph.call_function(getitem, (result, i)) for i, slot in enumerate(out) if slot is not None
-                }
+            elif slots(out):
+                for i, part in enumerate(out):
+                    bind(graph.call_function(getitem, (result, i)), part)
+
+        for function, *inside, out in self.ops:
+            args, kwargs = tree_map_only((Slot, _Factor), value, inside)
+            bind(graph.call_function(function, args, kwargs), out)
         graph.output(tuple(node[self.number[slot]] for slot in self.outputs))
         return fx.GraphModule({}, graph)
 
@@ -90,7 +91,8 @@ def _compiled(form: _Form) -> Callable[..., Sequence[Tensor]]:
     if form.examples[0].device.type == "cpu":
         options["cpp_wrapper"] = True
     try:
-        graph = inductor.compile(form.graph(), [*form.examples, *form.tables], options=options)
+        with torch.autocast(form.examples[0].device.type, enabled=False):  # what it does was written down
+            graph = inductor.compile(form.graph(), [*form.examples, *form.tables], options=options)
         _GRAPHS[form.text] = cast("Callable[..., Sequence[Tensor]]", graph)
     except Exception as error:
         if "InvalidCxxCompiler" not in f"{type(error).__name__} {error}":
@@ -150,20 +152,23 @@ def run(
     Raises `InputError` for a run that goes by values of the state, for conditions that are neither tensors nor numbers,
     and where there is no C++ compiler.
     """
-    given = [x, *(v for v in cond.values() if isinstance(v, Tensor))]
+    # laid out as their copies are, which are recorded
+    given = [v if v.is_contiguous() else v.clone() for v in (x, *cond.values()) if isinstance(v, Tensor)]
     settings = tuple((name, None if isinstance(v, Tensor) else v) for name, v in cond.items())
     for name, v in settings:
         if not isinstance(v, (int, float, str, type(None))):
             raise InputError(f"compile=True takes tensors and numbers as conditions, got {name}={v!r:.60}")
     stamp = [*_stamp(denoiser), *(v for v in _stamp(solver) if isinstance(v, Tensor))]
     kinds = tuple((v.shape, v.stride(), v.dtype, v.device) for v in (*given, *stamp) if isinstance(v, Tensor))
-    cast_to = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-    key = (repr(solver), tuple(plan), repr(settings), kinds, cast_to, torch.get_num_threads(), callback is None)
+    casts = torch.is_autocast_enabled(x.device.type)
+    around = (torch.get_autocast_dtype(x.device.type) if casts else None, torch.get_default_dtype())
+    key = (repr(solver), tuple(plan), repr(settings), kinds, around, torch.get_num_threads(), callback is None)
     programs = _PROGRAMS.setdefault(denoiser, {})
     program = programs.get(key)
     if program is None or len(stamp) != len(program.stamp) or not all(map(is_, stamp, program.stamp)):
         program = programs[key] = _program(denoiser, given, solver, plan, noise, cond, stamp, callback is None)
-    return program(given, noise, plan, callback)
+    with torch.autocast(x.device.type, enabled=False) if casts else nullcontext():
+        return program(given, noise, plan, callback)
 
 
 def _stamp(part: Any) -> list[Any]:
@@ -194,20 +199,23 @@ def _program(
     record = Record(type(solver).__name__, copies)
     mine = iter(copies[1:])
     cond = {name: next(mine) if isinstance(v, Tensor) else v for name, v in cond.items()}
-    with record, Reads(record):
-        ready = prepare(denoiser, [k.t for k in plan])
-        record.end(copies[0])
-        loop(ready, copies[0], solver, plan, Drawn(noise, record), cond, lambda _, x: record.end(x))
+    try:
+        with record, Reads(record):
+            ready = prepare(denoiser, [k.t for k in plan])
+            record.end(copies[0])
+            loop(ready, copies[0], solver, plan, Drawn(noise, record), cond, lambda _, x: record.end(x))
+    except Unsupported:
+        record.refuse("a part of it calls for torch's compiler itself")
     ends, states = zip(*record.ends, strict=True)
     constant = _constants(record)
     stretches = [
-        [op for op in record.ops[start:end] if constant.isdisjoint(_slots(op.out))]
+        [op for op in record.ops[start:end] if constant.isdisjoint(slots(op.out))]
         for start, end in zip((0, *ends), ends)
     ]
-    last = {slot: i for i, ops in enumerate(stretches) for slot in _slots([op[1:3] for op in ops])}
+    last = {slot: i for i, ops in enumerate(stretches) for slot in slots([op[1:3] for op in ops])}
 
     def form(start: int, end: int) -> _Form:
-        made = dict.fromkeys(_slots([op.out for ops in stretches[start:end] for op in ops]))
+        made = dict.fromkeys(slots([op.out for ops in stretches[start:end] for op in ops]))
         kept = [slot for slot in made if last.get(slot, 0) >= end or slot == states[end - 1]]
         return _form(record, stretches[start:end], kept)
 
@@ -226,16 +234,12 @@ def _program(
 
 def _constants(record: Record) -> set[int]:
     """Return the slots of what Python's numbers alone decide and nothing writes to: they need not be computed again."""
-    storage = [x.untyped_storage().data_ptr() for x in record.tensors]
-    fixed = [
-        torch.Tag.nondeterministic_seeded not in op.function.tags and not op.function._schema.is_mutable
-        for op in record.ops
-    ]
-    written = {storage[slot] for op, pure in zip(record.ops, fixed) if not pure for slot in _slots(op[1:])}
+    written = {record.storages[slot] for op in record.ops for slot in op.written()}
+    written.update(record.storages[slot] for _, slot in record.ends)  # the state belongs to the run
     found = set(record.numbers)
-    for op, pure in zip(record.ops, fixed):
-        if pure and found.issuperset(_slots(op[1:3])) and written.isdisjoint(storage[slot] for slot in _slots(op.out)):
-            found.update(_slots(op.out))
+    for op in record.ops:
+        if found.issuperset(slots(op[1:3])) and written.isdisjoint(record.storages[slot] for slot in slots(op[1:])):
+            found.update(slots(op.out))
     return found
 
 
@@ -251,10 +255,6 @@ def _runs(texts: Sequence[Any]) -> Iterator[tuple[int, int]]:
         ]
         yield from pairwise(ends)
         start += length
-
-
-def _slots(tree: Any) -> list[Slot]:
-    return [v for v in tree_leaves(tree) if isinstance(v, Slot)]
 
 
 def _form(record: Record, stretches: Sequence[Sequence[Op]], outputs: Sequence[int]) -> _Form:
@@ -277,18 +277,20 @@ def _form(record: Record, stretches: Sequence[Sequence[Op]], outputs: Sequence[i
         return _Factor(i, len(tables[i]) - 1)
 
     for i, op in ((i, op) for i, ops in enumerate(stretches) for op in ops):
-        inputs += [slot for slot in dict.fromkeys(_slots(op[1:3])) if slot not in number and renamed(slot) >= 0]
+        inputs += [slot for slot in dict.fromkeys(slots(op[1:3])) if slot not in number and renamed(slot) >= 0]
         args, kwargs, out = tree_map_only(Slot, renamed, op[1:])
-        x = record.tensors[op.args[0]] if op.function in _SCALING else None
-        if x is not None and x.ndim > 0 and x.is_floating_point():
+        operands = [record.tensors[slot] for slot in slots(op.args)]
+        # a factor that is a tensor without dimensions decides no dtype beside those that have some
+        if op.function in _SCALING and all(x.ndim > 0 and x.is_floating_point() for x in operands):
             args = tuple(entry(i, v) for v in args)
-            kwargs = {name: entry(i, v) for name, v in kwargs.items()}
         local.append(Op(op.function, args, kwargs, out))
-    storages: dict[int, int] = {}
     tensors = [record.tensors[slot] for slot in inputs]
-    # inputs that share memory must do so in each stretch of this form
-    shared = [storages.setdefault(x.untyped_storage().data_ptr(), len(storages)) for x in tensors]
+    memory = [record.storages[slot] for slot in inputs]
+    written = {record.storages[slot] for ops in stretches for op in ops for slot in op.written()}
+    # inputs that share memory must do so in each stretch of this form, in the same way where it is written to
+    shared = [(memory.index(v), x.storage_offset() * (v in written)) for v, x in zip(memory, tensors)]
     kinds = [(x.dtype, x.device, tuple(x.shape), x.stride()) for x in tensors]
-    text = f"{kinds} {shared} {local} {[number[slot] for slot in outputs]} {torch.get_num_threads()}"
+    settings = (torch.get_num_threads(), torch.get_default_dtype())
+    text = f"{kinds} {shared} {local} {[number[slot] for slot in outputs]} {settings}"
     rows = [torch.tensor(table, dtype=torch.float64, device=record.tensors[0].device) for table in tables]
     return _Form(text, local, inputs, outputs, number, rows, tensors)
