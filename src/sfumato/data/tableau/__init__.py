@@ -1,1 +1,51 @@
-"""A small captioned world whose truth is known and can be read back."""
+"""A small captioned world whose truth is known and can be read back: scenes, pictures, captions and their claims."""
+
+from .captions import AltText, Caption, Chinese, Descriptive, Paraphrased, Partial, Style, Terse, Wrong
+from .claims import Claims, Facts, GroundClaim, Mention, facts, holds
+from .dataset import EVALUATION, TRAIN, Tableau
+from .paint import paint, visible
+from .parsing import parse
+from .relations import RELATIONS, relations
+from .sampling import Law, sample_scenes
+from .scene import COLOURS, GROUND_COLOURS, GROUNDS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scenes, cat, held_out, scene
+from .words import WORDS
+
+__all__ = [
+    "COLOURS",
+    "EVALUATION",
+    "GROUNDS",
+    "GROUND_COLOURS",
+    "MAX_OBJECTS",
+    "RELATIONS",
+    "SHAPES",
+    "SIZES",
+    "TEXTURES",
+    "TRAIN",
+    "WORDS",
+    "AltText",
+    "Caption",
+    "Chinese",
+    "Claims",
+    "Descriptive",
+    "Facts",
+    "GroundClaim",
+    "Law",
+    "Mention",
+    "Paraphrased",
+    "Partial",
+    "Scenes",
+    "Style",
+    "Tableau",
+    "Terse",
+    "Wrong",
+    "cat",
+    "facts",
+    "held_out",
+    "holds",
+    "paint",
+    "parse",
+    "relations",
+    "sample_scenes",
+    "scene",
+    "visible",
+]

@@ -14,12 +14,12 @@ import torch
 from ...core import InputError, Noise, register
 from .claims import ATTRIBUTES, Claims, Facts, GroundClaim, Mention, facts, true
 from .parsing import parse
-from .relations import CONVERSE, RELATIONS, SLACK
+from .relations import CONVERSE, RELATIONS
 from .scene import COLOURS, GROUND_COLOURS, GROUNDS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scenes
 from .wording import ChineseWords, Draws, English
 from .words import LEXICON
 
-_DRAWS = 512  # uniform numbers a caption may use
+_DRAWS = 384  # uniform numbers a caption may use
 _TRIES = 12  # to find something that is wrong
 _VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
 
@@ -41,13 +41,12 @@ class Style(ABC):
 
         Raises `InputError` where there is not one seed for each scene.
         """
-        return [
-            self.compose(known, near, draws)
-            for known, near, draws in zip(facts(scenes), facts(scenes, SLACK), _draws(scenes, noise), strict=True)
-        ]
+        if len(noise) != len(scenes):
+            raise InputError(f"{len(noise)} seeds for {len(scenes)} scenes: give one for each")
+        return [self.compose(f, d) for f, d in zip(facts(scenes), choices(noise), strict=True)]
 
-    def compose(self, known: Facts, near: Facts, draws: Draws) -> Caption:
-        """Return the caption of one scene; `near` also holds relations that miss by the oracle's slack."""
+    def compose(self, known: Facts, draws: Draws) -> Caption:
+        """Return the caption of one scene."""
         claims = self.tell(known, draws)
         return Caption(text=self.word(claims, draws), claims=claims)
 
@@ -155,7 +154,7 @@ class AltText(Style):
 
     of: Style = Terse()
 
-    def compose(self, known: Facts, near: Facts, draws: Draws) -> Caption:
+    def compose(self, known: Facts, draws: Draws) -> Caption:
         """Return the caption of one scene."""
         plain = self.word(self.tell(known, draws), draws)
         text = _noisy(_misspelt(plain, draws), draws)
@@ -179,8 +178,9 @@ class Wrong(Style):
 
     of: Style = Descriptive()
 
-    def compose(self, known: Facts, near: Facts, draws: Draws) -> Caption:
+    def compose(self, known: Facts, draws: Draws) -> Caption:
         """Return the caption of one scene."""
+        near = replace(known, relations=known.near)
         told = self.tell(known, draws)
         for _ in range(_TRIES):
             kind, claims = spoil(told, draws)
@@ -264,11 +264,10 @@ def _other_ground(ground: GroundClaim, draws: Draws) -> GroundClaim:
     return replace(ground, colours=(first, *ground.colours[1:]))
 
 
-def _draws(scenes: Scenes, noise: Noise) -> list[Draws]:
-    if len(noise) != len(scenes):
-        raise InputError(f"{len(noise)} seeds for {len(scenes)} scenes: give one for each")
-    normals = noise.normal((len(noise), _DRAWS), "tableau", "caption", dtype=torch.float64)
-    return [Draws(row) for row in torch.special.ndtr(normals).tolist()]
+def choices(noise: Noise) -> list[Draws]:
+    """Return the random choices of one caption for each row of `noise`."""
+    normals = noise.normal((len(noise), _DRAWS), "tableau", "caption")
+    return [Draws(row) for row in torch.special.ndtr(normals.clamp(-5, 5)).tolist()]
 
 
 def _misspelt(text: str, draws: Draws) -> str:

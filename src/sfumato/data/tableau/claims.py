@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...core import InputError
-from .relations import RELATIONS, relations
+from .relations import RELATIONS, SLACK, within
 from .scene import COLOURS, GROUND_COLOURS, GROUNDS, SHAPES, SIZES, TEXTURES, Scenes
 
 ATTRIBUTES = ("shape", "colour", "size", "texture")
@@ -71,18 +71,21 @@ class Claims:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A scene in words: what each object looks like, all relations that hold, and the ground."""
+    """A scene in words: what each object looks like, the relations that hold and those that nearly do, the ground."""
 
     objects: tuple[dict[str, str], ...]
     relations: frozenset[tuple[str, int, int]]
+    near: frozenset[tuple[str, int, int]]  # to within SLACK
     ground: GroundClaim
 
 
 def facts(scenes: Scenes, slack: float = 0.0) -> list[Facts]:
     """Return each scene in words; relations to within `slack` (see `relations`)."""
-    held: list[set[tuple[str, int, int]]] = [set() for _ in range(len(scenes))]
-    for b, k, i, j in relations(scenes, slack).nonzero().tolist():
-        held[b].add((RELATIONS[k], i, j))
+    held: list[list[set[tuple[str, int, int]]]] = []
+    for told in within(scenes, (slack, SLACK)):
+        held.append([set() for _ in range(len(scenes))])
+        for b, k, i, j in told.nonzero().tolist():
+            held[-1][b].add((RELATIONS[k], i, j))
     columns = [getattr(scenes, name).tolist() for name in (*ATTRIBUTES, "count", "ground", "ground_colour")]
     out: list[Facts] = []
     for b, (shape, colour, size, texture, count, ground, shades) in enumerate(zip(*columns, strict=True)):
@@ -92,7 +95,7 @@ def facts(scenes: Scenes, slack: float = 0.0) -> list[Facts]:
         )
         colours = tuple(GROUND_COLOURS[c] for c in shades)[: 2 if GROUNDS[ground] == "graded" else 1]
         claim = GroundClaim(kind=GROUNDS[ground], colours=colours)
-        out.append(Facts(objects=looks, relations=frozenset(held[b]), ground=claim))
+        out.append(Facts(objects=looks, relations=frozenset(held[0][b]), near=frozenset(held[1][b]), ground=claim))
     return out
 
 

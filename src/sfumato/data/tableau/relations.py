@@ -13,6 +13,7 @@ holds to within a `slack` of 0.03 of the side (for what is in front, 3 % of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,15 +30,24 @@ _APART, _COVERED = 0.15, 0.10
 
 def relations(scenes: Scenes, slack: float = 0.0) -> Tensor:
     """Return bool[B, 6, M, M]: whether object i (third) is in RELATIONS[k] (second) to object j (last)."""
+    return within(scenes, (slack,))[0]
+
+
+def within(scenes: Scenes, slacks: Sequence[float]) -> list[Tensor]:
+    """Return `relations` for each of several slacks, of one measurement."""
     dx = scenes.x[:, :, None] - scenes.x[:, None, :]
     dy = scenes.y[:, :, None] - scenes.y[:, None, :]
-    far, wider = _APART - slack, dx.abs() >= dy.abs() - slack
-    taller = dy.abs() >= dx.abs() - slack
-    axes = [(dx <= -far) & wider, (dx >= far) & wider, (dy <= -far) & taller, (dy >= far) & taller]
-    front = overlaps(scenes) >= _COVERED * (1 - 0.7 * slack / SLACK)
+    wide = dx.abs() - dy.abs()
+    gap, covered = containment(scenes), overlaps(scenes)
     both = scenes.present[:, :, None] & scenes.present[:, None, :]
-    other = ~torch.eye(scenes.shape.shape[1], dtype=torch.bool, device=both.device)
-    return torch.stack([*axes, containment(scenes) >= -slack, front], 1) & (both & other)[:, None]
+    both &= ~torch.eye(scenes.shape.shape[1], dtype=torch.bool, device=both.device)
+    out: list[Tensor] = []
+    for slack in slacks:
+        far, wider, taller = _APART - slack, wide >= -slack, wide <= slack
+        axes = [(dx <= -far) & wider, (dx >= far) & wider, (dy <= -far) & taller, (dy >= far) & taller]
+        front = covered >= _COVERED * (1 - 0.7 * slack / SLACK)
+        out.append(torch.stack([*axes, gap >= -slack, front], 1) & both[:, None])
+    return out
 
 
 def overlaps(scenes: Scenes) -> Tensor:
