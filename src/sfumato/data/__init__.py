@@ -40,6 +40,7 @@ __all__ = [
     "Rings",
     "Spirals",
     "SubFolders",
+    "Tableau",
     "Tensors",
     "Unlabelled",
     "Worded",
