@@ -62,7 +62,9 @@ def test_the_attention_is_the_papers_formula_place_by_place():
             )
             expected[..., i, part] = (torch.softmax(logits, -1).unsqueeze(-1) * v[..., part]).sum(-2)
     expected = expected @ attention.out.weight.T + attention.out.bias
-    torch.testing.assert_close(attention(x, c, differences(w, x.device)), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        attention(x, attention.time(c), differences(w, x.device)), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -71,16 +73,16 @@ def test_without_the_time_and_the_bias_it_is_plain_attention_and_the_times_keys_
     plain.qkv, plain.proj = attention.qkv, attention.out
     g = torch.Generator().manual_seed(2)
     x, c, index = torch.randn(3, 1, 16, 16, generator=g), torch.randn(3, 6, generator=g), differences(4, "cpu")
-    timed = attention(x, c, index)
+    timed = attention(x, attention.time(c), index)
     attention.time.weight[16:32] += 1.0  # of the keys
     attention.time.bias[16:32] += 1.0
-    torch.testing.assert_close(attention(x, c, index), timed, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention(x, attention.time(c), index), timed, rtol=1e-4, atol=1e-5)
     attention.time.weight[:16] += 0.1  # of the queries
-    assert not torch.allclose(attention(x, c, index), timed, atol=1e-3)
+    assert not torch.allclose(attention(x, attention.time(c), index), timed, atol=1e-3)
     for p in (attention.time.weight, attention.time.bias, attention.bias):
         p.zero_()
-    torch.testing.assert_close(attention(x, c, index)[:, 0], plain(x[:, 0]), rtol=1e-5, atol=1e-6)
-    assert torch.equal(attention(x, c, index), attention(x, 0 * c, index))
+    torch.testing.assert_close(attention(x, attention.time(c), index)[:, 0], plain(x[:, 0]), rtol=1e-5, atol=1e-6)
+    assert torch.equal(attention(x, attention.time(c), index), attention(x, attention.time(0 * c), index))
 
 
 def test_windows_go_there_and_back_and_know_nothing_of_each_other():
@@ -97,7 +99,8 @@ def test_windows_go_there_and_back_and_know_nothing_of_each_other():
     other = h.clone()
     other[0, 2, 1] += 1.0
     index = differences(2, h.device)
-    moved = (block(h, c, index) - block(other, c, index)).abs().amax((0, 2, 3)) > 0
+    told = block.steer(c)
+    moved = (block(h, told, index) - block(other, told, index)).abs().amax((0, 2, 3)) > 0
     assert moved.tolist() == [False, False, True, False, False, False]
 
 
@@ -119,7 +122,7 @@ def test_the_trunk_by_its_formula():
     h = F.conv2d(x, net.patches.weight.view(16, 4, 2, 2), net.patches.bias, stride=2).flatten(2).mT + net.positions
     for block in net.blocks:
         u = F.layer_norm(h, (16,), eps=1e-6).unsqueeze(1)
-        h = h + block.attn(u, c, differences(4, x.device))[:, 0]
+        h = h + block.attn(u, block.attn.time(c), differences(4, x.device))[:, 0]
         u = F.layer_norm(h, (16,), eps=1e-6)
         h = h + block.mlp.fc2(F.gelu(block.mlp.fc1(u), approximate="tanh"))
     y = net.out(F.silu(F.layer_norm(h, (16,), eps=1e-6)))
@@ -179,9 +182,10 @@ def test_pictures_by_a_residual_block_and_the_levels_of_a_grid():
         F.silu(F.group_norm(x, 4, block.norm.weight, block.norm.bias)), block.conv.weight, block.conv.bias, padding=1
     )
     tokens = torch.stack([inner[..., i : i + 4, :].flatten(2).mT for i in (0, 4)], dim=1)
-    tokens = block.block(tokens, c, differences(4, x.device))
+    told, places = block.block.steer(c), {4: differences(4, x.device)}
+    tokens = block.block(tokens, told, places[4])
     grown = torch.cat([tokens[:, i].mT.unflatten(-1, (4, 4)) for i in range(2)], dim=-2)
-    torch.testing.assert_close(block(x, c), block.shortcut(x) + grown, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(block(x, iter([told]), places), block.shortcut(x) + grown, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="a grid of 6 x 6 does not divide into windows of 4 x 4"):
         net(torch.zeros(1, 3, 6, 6), torch.tensor([1.0]))
     denoiser = sf.Preconditioned(net, sf.VE(), sf.Karras(), sf.EDM())

@@ -163,7 +163,7 @@ def test_initialisation_is_the_papers():
     assert torch.equal(net(x, c, y=y), torch.zeros(5, 6, 8, 8))  # the last matrix is zero
     tokens = torch.randn(2, 16, 128)
     for block in net.blocks:  # each block is the identity
-        assert torch.equal(block(tokens, torch.randn(2, 128)), tokens)
+        assert torch.equal(block(tokens, block.steer(torch.randn(2, 128))), tokens)
 
     def std(w):
         return float(w.detach().std())

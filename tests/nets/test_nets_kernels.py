@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sfumato.nets.blocks import attend as attending
 from sfumato.nets.blocks.kernels import Conv2d, Halves, PackedConv2d, PackedHalves, linear_geglu, packed
 from sfumato.nets.latent_unet import LatentUNetConfig
 
@@ -101,3 +102,30 @@ def test_packed_unet_gives_the_same_output(dtype):
     with torch.no_grad():
         got, expected = (n(x, torch.tensor([300.0]), context=context) for n in (fast, net))
     assert distance(got, expected) < {torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+
+
+@pytest.mark.parametrize("count", [1 << 13, 1 << 16, 1 << 20])  # some queries of a head, some heads, all
+@pytest.mark.parametrize("keys", [300, 77])
+def test_attention_in_blocks_is_its_formula(count, keys, monkeypatch):
+    monkeypatch.setattr(attending, "_LOGITS", count)
+    q, k, v = (drawn(2, n, 3, 8, seed=i).bfloat16().transpose(1, 2) for i, n in enumerate((300, keys, keys)))
+    weights = torch.softmax(q.double() @ k.double().mT / 8**0.5, dim=-1)
+    with torch.no_grad():
+        got = attending._in_blocks(q, k, v)
+    assert got.shape == q.shape
+    assert distance(got, weights @ v.double()) < 1e-2
+
+
+def test_attention_goes_in_blocks_where_that_is_faster_alone(monkeypatch):
+    monkeypatch.setattr(attending, "_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(attending, "_in_blocks", lambda q, k, v: "blocks")
+    q = drawn(1, 2, 256, 32).bfloat16()
+    with torch.no_grad():
+        assert attending.attend(q, q, q) == "blocks"
+        for other in (q.float(), q[:, :, :128]):
+            assert torch.is_tensor(attending.attend(other, other, other))
+        assert torch.is_tensor(attending.attend(q, q, q, torch.ones(256, 256, dtype=torch.bool)))
+        monkeypatch.setattr(attending, "_multiplies_bf16", lambda: False)
+        assert torch.is_tensor(attending.attend(q, q, q))
+    monkeypatch.setattr(attending, "_multiplies_bf16", lambda: True)
+    assert torch.is_tensor(attending.attend(q, q, q.requires_grad_()))

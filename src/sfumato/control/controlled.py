@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Denoiser, InputError, Preconditioned, Schedule, per_row, prepare
-from ..core.denoiser import net_dtype, remembered
+from ..core.ahead import Ahead, remembered
+from ..core.denoiser import device_of, net_dtype
 from ..nets.hooks import Hooks, Moment, Site, Subscriber, sites
 
 
@@ -86,6 +87,7 @@ class Controlled:
     instead: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict[str, "tuple[Tensor, Tensor]"])
     roles: tuple[str, ...] = ("cond",)
     times: tuple[float, ...] = ()
+    _ahead: Ahead | None = field(default=None, repr=False)
     _host: Preconditioned = field(init=False, repr=False)
     _places: list[tuple[nn.Module, Site, int]] = field(init=False, repr=False)
 
@@ -126,7 +128,11 @@ class Controlled:
 
     def prepare(self, times: Sequence[float]) -> Self:
         """Return this for the times of one run."""
-        return replace(self, denoiser=prepare(self.denoiser, times), times=tuple(times))
+        moments, host = torch.tensor(list(times), dtype=torch.float64), self._host
+        labels = host.scaling(moments, *host.schedule(moments))[1]
+        control = cast(nn.Module, self.control)
+        ahead = Ahead(control, labels.to(device_of(control), torch.float32)) if times else None
+        return replace(self, denoiser=prepare(self.denoiser, times), times=tuple(times), _ahead=ahead)
 
     def playing(self, roles: tuple[str, ...]) -> Self:
         """Return this with the roles of the equal parts of a batch."""
@@ -146,7 +152,6 @@ class Controlled:
         alpha, sigma = host.schedule(t)
         c_in, c_noise = host.scaling(t, alpha, sigma)
         dtype = net_dtype(cast(nn.Module, control))
-        label = torch.as_tensor(c_noise, dtype=torch.float32, device=x.device).reshape(-1)
         inside = (x * per_row(c_in, x)).to(net_dtype(host.net))
         given = {key: value for key, value in cond.items() if key in control.cond} | {"hint": self.hint}
 
@@ -157,7 +162,13 @@ class Controlled:
             return control.condition(**given | own | {"hint": self._rows(x)})
 
         known = remembered(self, f"control {id(control)} {len(x)} {self.roles}", given | fixed, conditioned)
-        found = control.trunk(control.seen(host.net, inside).to(dtype), control.embed(label), **known)
+        inside = control.seen(host.net, inside).to(dtype)
+        if self._ahead is not None and not isinstance(t, Tensor) and t in self.times:
+            i = self.times.index(t)
+            found = control.trunk(inside, self._ahead.rows[i], **self._ahead.told(i, x, known))
+        else:
+            label = torch.as_tensor(c_noise, dtype=torch.float32, device=x.device).reshape(-1)
+            found = control.trunk(inside, control.embed(label), **known)
         scales = [self.scale] * len(found) if isinstance(self.scale, (int, float)) else self.scale
         found = [r if s == 1.0 else r * s for r, s in zip(found, scales, strict=True)]
         if not set(self.silent) & set(self.roles):

@@ -69,6 +69,8 @@ class ControlNet(nn.Module):
     `Controlled`.
     """
 
+    once = ("hint.*", *(f"unet.{name}" for name in DownUNet.once))
+
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__()
         self.config = config
@@ -105,6 +107,10 @@ class ControlNet(nn.Module):
             raise InputError(f"this ControlNet needs a hint [B, {channels}, 8 H, 8 W], a picture in [0, 1], got {got}")
         return {"hint": self.hint(hint.to(self.unet.conv_in.weight.dtype)), **self.unet.condition(**cond)}
 
+    def steer(self, emb: Tensor, **given: Any) -> list[Tensor]:
+        """Return what time and conditions decide together, the trunk's `steering`."""
+        return self.unet.steer(emb, **given)
+
     def trunk(
         self,
         x: Tensor,
@@ -116,14 +122,16 @@ class ControlNet(nn.Module):
         vector: Tensor | None = None,
         scale: Tensor | None = None,
         extra: Tensor | None = None,
+        steering: list[Tensor] | None = None,
     ) -> list[Tensor]:
         """Return the residuals for `x`, `embed`'s emb and what `condition` gave."""
-        h, e = self.unet.begun(x, emb, vector, scale, extra)
+        told = iter(self.steer(emb, vector=vector, scale=scale) if steering is None else steering)
+        h = self.unet.begun(x, extra)
         if h.shape[-2:] != hint.shape[-2:]:
             factor = 2 ** (len(self.config.hints) - 1)
             height, width = (factor * n for n in h.shape[-2:])
             raise InputError(f"the hint must be {height} x {width} pixels, {factor} times the latent's size")
-        h, skips = self.unet.downward(h + hint, e, iter(keys), mask, None)
+        h, skips = self.unet.downward(h + hint, told, iter(keys), mask, None)
         found = [out(s) for out, s in zip(self.outs, (*skips, h), strict=True)]
         return [r.mean(dim=(2, 3), keepdim=True) for r in found] if self.config.averaged else found
 

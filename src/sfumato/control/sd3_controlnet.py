@@ -69,6 +69,8 @@ class SD3ControlNet(nn.Module):
     x is the host's input [B, channels, H, W], or its tokens [B, N, width] where `positions` is 0. Used by `Controlled`.
     """
 
+    once = ("hint.*", "text", *MMDiT.once)
+
     def __init__(self, config: SD3ControlNetConfig) -> None:
         super().__init__()
         self.config = config
@@ -124,15 +126,27 @@ class SD3ControlNet(nn.Module):
             "text": text,
         }
 
+    def steer(self, emb: Tensor, *, vector: Tensor, **_: Any) -> list[tuple[Tensor, Tensor | None]]:
+        """Return what each block reads of the time and the vector, the trunk's `steering`."""
+        silu_c = F.silu(emb + vector)
+        return [cast(JointBlock, block).steer(silu_c) for block in self.blocks]
+
     def trunk(
-        self, x: Tensor, emb: Tensor, *, hint: Tensor, vector: Tensor, text: Tensor | None = None
+        self,
+        x: Tensor,
+        emb: Tensor,
+        *,
+        hint: Tensor,
+        vector: Tensor,
+        text: Tensor | None = None,
+        steering: list[tuple[Tensor, Tensor | None]] | None = None,
     ) -> list[Tensor]:
         """Return the residuals for `x`, `embed`'s emb [B or 1, width] and what `condition` gave."""
-        silu_c = F.silu(emb + vector)
+        told = self.steer(emb, vector=vector) if steering is None else steering
         h = (x if self.patches is None else self.patches(x)) + hint
         found: list[Tensor] = []
-        for block, out in zip(self.blocks, self.outs, strict=True):
-            h, text = block(h, text, silu_c)
+        for block, own, out in zip(self.blocks, told, self.outs, strict=True):
+            h, text = block(h, text, own)
             found.append(out(h))
         return found
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast, overload, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from .ahead import Ahead, remembered
 from .config import register
 from .errors import InputError, nearest
 from .model import Model
@@ -117,7 +118,8 @@ class Preconditioned(Model):
     A network is called as `net(x, c_noise, **cond)` with c_noise float32[B], or [1] when all rows share it. It
     declares `cond`, its condition keys with their null values. If it has `embed(c_noise) -> emb` and
     `trunk(x, emb, **cond)` with forward = trunk(x, embed(c_noise)), `prepare` computes all embeddings of a run at once.
-    If it also has `condition(**cond) -> dict`, the trunk takes that instead of cond, and a run computes it once.
+    If it also has `condition(**cond) -> dict`, the trunk takes that instead of cond, and a run computes it once;
+    `steer` and `tables`, what more of it a run computes once, are described in `Ahead`.
     `hooks` reach into a network that takes them (`sfumato.nets.hooks`).
 
     Raises `InputError` for condition keys that the network does not take.
@@ -165,7 +167,7 @@ class Preconditioned(Model):
 
 
 class _Prepared:
-    """A `Preconditioned` for one run: coefficients and time embeddings of its steps are looked up, not recomputed."""
+    """A `Preconditioned` for one run: what its states do not decide is computed once (`Ahead`)."""
 
     def __init__(self, denoiser: Preconditioned, times: Sequence[float]) -> None:
         self.denoiser = denoiser
@@ -178,11 +180,12 @@ class _Prepared:
         net = cast(Any, denoiser.net)
         self._dtype, self._trunk, self._to_x0 = net_dtype(net), net.trunk, denoiser.prediction.to_x0
         self._condition: Callable[..., dict[str, Any]] | None = getattr(net, "condition", None)
-        self.memo: Memo = {}
         parameter = next(denoiser.net.parameters(), None)
         labels = c_noise.to(device=getattr(parameter, "device", "cpu"), dtype=torch.float32)
+        self._ahead = Ahead(net, labels)
+        self.memo = self._ahead.memo
         factors = c_in.tolist() if isinstance(c_in, Tensor) else [c_in] * len(times)
-        rows = zip(alpha.tolist(), sigma.tolist(), factors, net.embed(labels).split(1), strict=True)
+        rows = zip(range(len(times)), alpha.tolist(), sigma.tolist(), factors, self._ahead.rows, strict=True)
         self._rows = dict(zip(times, rows, strict=True))
 
     def __call__(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> Tensor:
@@ -190,34 +193,22 @@ class _Prepared:
         return self._to_x0(out, x, alpha, sigma)
 
     def output(self, x: Tensor, t: float | Tensor, hooks: Any = None, **cond: Any) -> tuple[Tensor, Any, Any]:
-        known = None if isinstance(t, Tensor) else self._rows.get(t)
-        if known is None:
+        if isinstance(t, Tensor):
             return self.denoiser.output(x, t, hooks, **cond)
         check_cond(self.cond, cond)
-        alpha, sigma, c_in, row = known
+        i, alpha, sigma, c_in, row = self._rows.get(t) or self._between(x, t)
         condition = self._condition
         given: Mapping[str, Any] = cond
         if condition is not None:
             given = remembered(self, "condition", cond, lambda: condition(**cond))
+        given = self._ahead.told(i, x, given)
         return _call(self._trunk, self._dtype, x, c_in, row, given, hooks), alpha, sigma
 
-
-Memo = dict[str, tuple[Any, Any, Any]]
-
-
-def remembered(denoiser: Any, name: str, of: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """Return make(), computed once while a prepared `denoiser` is asked about the very same tensors `of`, unchanged.
-
-    A denoiser prepared for a run has a `memo`, which goes with it; another one remembers nothing.
-    """
-    memo = cast("Memo | None", getattr(denoiser, "memo", None))
-    if memo is None or torch.is_grad_enabled():
-        return make()
-    stamp = [(k, id(v), v._version if isinstance(v, Tensor) and not v.is_inference() else 0) for k, v in of.items()]
-    known = memo.get(name)
-    if known is None or known[0] != stamp:
-        known = memo[name] = (stamp, dict(of), make())  # holds the tensors, so that their ids stay theirs
-    return known[2]
+    def _between(self, x: Tensor, t: float) -> tuple[None, float, float, Any, Tensor]:
+        """Return what there is of a time that was not announced: a solver's own, between two of the grid."""
+        alpha, sigma = self.schedule(t)
+        c_in, c_noise = self.denoiser.scaling(t, alpha, sigma)
+        return None, alpha, sigma, c_in, cast(Any, self.denoiser.net).embed(_label(c_noise, x))
 
 
 def _call(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import Denoiser, InputError, Schedule, per_row, prepare
-from ..core.denoiser import remembered
+from ..core.ahead import remembered
 
 
 class Guided(Denoiser, Protocol):

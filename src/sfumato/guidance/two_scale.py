@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.denoiser import remembered
+from ..core.ahead import remembered
 from .guided import Around, check_null, playing
 
 

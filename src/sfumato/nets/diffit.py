@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,9 +57,9 @@ class Block(TimeBlock):
 
     kind = "block"
 
-    def forward(self, x: Tensor, c: Tensor, index: Tensor, hooks: Hooks | None = None) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor, index: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Return the next tokens [B, 1, N, width]."""
-        return passed(self, super().forward(x, c, index, hooks), hooks)
+        return passed(self, super().forward(x, told, index, hooks), hooks)
 
 
 class DiffiT(nn.Module):
@@ -69,6 +69,8 @@ class DiffiT(nn.Module):
     """
 
     positions: Tensor
+
+    once = ("time.*", "label.*", "*.attn.time")  # for `packed`
 
     def __init__(self, config: DiffiTConfig) -> None:
         super().__init__()
@@ -103,16 +105,34 @@ class DiffiT(nn.Module):
             raise InputError("this DiffiT has no classes: leave y out, or set DiffiTConfig.num_classes")
         return {"label": None if self.label is None else self.label(y)}
 
-    def trunk(self, x: Tensor, emb: Tensor, *, label: Tensor | None = None, hooks: Hooks | None = None) -> Tensor:
+    def steer(self, emb: Tensor, *, label: Tensor | None = None) -> list[Tensor]:
+        """Return what each block reads of the time and the class: the trunk's `steering`."""
+        c = emb if label is None else emb + label
+        return [cast(Block, block).steer(c) for block in self.blocks]
+
+    def tables(self, x: Tensor) -> Tensor:
+        """Return the differences of places, the trunk's `tables`."""
+        return differences(self.config.size // self.config.patch, x.device)
+
+    def trunk(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        *,
+        label: Tensor | None = None,
+        steering: list[Tensor] | None = None,
+        tables: Tensor | None = None,
+        hooks: Hooks | None = None,
+    ) -> Tensor:
         """Return the output for x [B, C, size, size], emb [B or 1, width] and what `condition` gave."""
         k = self.config
         if x.shape[1:] != (k.channels, k.size, k.size):
             raise InputError(f"this DiffiT takes [B, {k.channels}, {k.size}, {k.size}], got {list(x.shape)}")
-        c = emb if label is None else emb + label
-        index = differences(k.size // k.patch, x.device)
+        told = self.steer(emb, label=label) if steering is None else steering
+        index = self.tables(x) if tables is None else tables
         h = (self.patches(patchify(x, k.patch)) + self.positions).unsqueeze(1)
-        for block in self.blocks:
-            h = block(h, c, index, hooks)
+        for block, own in zip(self.blocks, told, strict=True):
+            h = block(h, own, index, hooks)
         h = F.silu(F.layer_norm(h.squeeze(1), h.shape[-1:], eps=1e-6))
         return unpatchify(self.out(h), k.patch, k.size, k.size)
 

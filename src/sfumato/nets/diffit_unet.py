@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -88,10 +88,12 @@ class Block(nn.Module):
             initialised(layer)
         self.shortcut = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1)
 
-    def forward(self, x: Tensor, c: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Return [B, outputs, H, W] of `x` [B, inputs, H, W] and the time vector c [B or 1, 4 channels]."""
+    def forward(
+        self, x: Tensor, steering: Iterator[Tensor], tables: dict[int, Tensor], hooks: Hooks | None = None
+    ) -> Tensor:
+        """Return [B, outputs, H, W] of `x` [B, inputs, H, W]; takes its share of `steering`."""
         h = self.conv(silu(self.norm(raised(x))).to(x.dtype))
-        h = self.block(windowed(h, self.window), c, differences(self.window, x.device), hooks)
+        h = self.block(windowed(h, self.window), next(steering), tables[self.window], hooks)
         return passed(self, self.shortcut(x) + unwindowed(h, self.window, *x.shape[2:]), hooks)
 
 
@@ -106,6 +108,8 @@ class Stage(nn.Module):
 
 class DiffiTUNet(nn.Module):
     """net(x [B, in, H, W], c_noise [B or 1], y=int[B]) -> [B, out, H, W]; each level's grid: whole windows."""
+
+    once = ("noise.*", "label.*", "*.attn.time")  # for `packed`
 
     def __init__(self, config: DiffiTUNetConfig) -> None:
         super().__init__()
@@ -157,22 +161,42 @@ class DiffiTUNet(nn.Module):
             raise InputError("this DiffiT has no classes: leave y out, or set DiffiTUNetConfig.num_classes")
         return {"label": None if self.label is None else self.label(y)}
 
-    def trunk(self, x: Tensor, emb: Tensor, *, label: Tensor | None = None, hooks: Hooks | None = None) -> Tensor:
+    def steer(self, emb: Tensor, *, label: Tensor | None = None) -> list[Tensor]:
+        """Return what each block reads of the time and the class, in the order in which they run: `steering`."""
+        c = emb if label is None else emb + label
+        parts = (self.down, self.middle, self.up)
+        return [m.block.steer(c) for part in parts for m in part.modules() if isinstance(m, Block)]
+
+    def tables(self, x: Tensor) -> dict[int, Tensor]:
+        """Return the differences of places in windows of each size, the trunk's `tables`."""
+        return {window: differences(window, x.device) for window in set(self.config.windows)}
+
+    def trunk(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        *,
+        label: Tensor | None = None,
+        steering: list[Tensor] | None = None,
+        tables: dict[int, Tensor] | None = None,
+        hooks: Hooks | None = None,
+    ) -> Tensor:
         """Return the output for x [B, in, H, W], emb [B or 1, 4 channels] and what `condition` gave."""
-        c, tap = emb if label is None else emb + label, iter(self.skips)
+        told, tap = iter(self.steer(emb, label=label) if steering is None else steering), iter(self.skips)
+        places = self.tables(x) if tables is None else tables
         h = arranged(self.conv_in(x))
         skips = [next(tap)(h, hooks)]
         for stage in cast("Iterable[Stage]", self.down):
             for block in stage.blocks:
-                h = block(h, c, hooks)
+                h = block(h, told, places, hooks)
                 skips.append(next(tap)(h, hooks))
             if stage.sample is not None:
                 h = stage.sample(h)
                 skips.append(next(tap)(h, hooks))
-        h = self.middle(h, c, hooks)
+        h = self.middle(h, told, places, hooks)
         for stage in cast("Iterable[Stage]", self.up):
             for block in stage.blocks:
-                h = block(torch.cat((h, skips.pop()), dim=1), c, hooks)
+                h = block(torch.cat((h, skips.pop()), dim=1), told, places, hooks)
             if stage.sample is not None:
                 h = stage.sample(h, skips[-1].shape[-2:])
         return self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..core.config import register
 from ..core.errors import InputError
-from .blocks.attention import Attention
+from .blocks.attention import Attention, Keys
 from .blocks.embedding import LabelEmbedding, NoiseEmbedding, Sinusoidal, sincos_2d
 from .blocks.kernels import gated_add
 from .blocks.transformer import AdaptiveNorm, FeedForward, SelfAttention, gated, modulate, patchify, unpatchify
@@ -25,20 +25,21 @@ class Conditioning(ABC):
     """How the blocks are told the embeddings of the noise label t and of the class y (arXiv 2212.09748, section 3.2).
 
     `gather(t, y)` is what the blocks read; `enter` and `leave` put it among the tokens and take it out again, where it
-    goes there; `block` and `final` build a block, and the norm before the last matrix.
+    goes there; `block` and `final` build a block, and the norm before the last matrix. Both have `steer(c)`, what they
+    make of it before they see a token: a run does that ahead.
     """
 
     @abstractmethod
     def gather(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Return what the blocks read of t [B or 1, D] and y [B or 1, D], None without classes."""
+        """Return what the blocks read of t [..., B or 1, D] and y [B or 1, D], None without classes."""
 
     @abstractmethod
     def block(self, config: DiTConfig) -> nn.Module:
-        """Return one block, called as `block(tokens, c, hooks)`, which returns the next tokens."""
+        """Return one block, called as `block(tokens, steer(c), hooks)`, which returns the next tokens."""
 
     @abstractmethod
     def final(self, width: int) -> nn.Module:
-        """Return the norm before the last matrix, called as `norm(tokens, c)`."""
+        """Return the norm before the last matrix, called as `norm(tokens, steer(c))`."""
 
     def enter(self, h: Tensor, c: Tensor) -> Tensor:
         """Return the tokens [B, N, D] as the first block takes them."""
@@ -85,8 +86,8 @@ class Tokens(Conditioning):
     """t and y as tokens of their own: the common part of in-context conditioning and cross-attention."""
 
     def gather(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Return [t, y] as tokens [B or 1, 2, D]; t alone without classes."""
-        return t.unsqueeze(1) if y is None else torch.stack(torch.broadcast_tensors(t, y), dim=1)
+        """Return [t, y] as tokens [..., B or 1, 2, D]; t alone without classes."""
+        return t.unsqueeze(-2) if y is None else torch.stack(torch.broadcast_tensors(t, y), dim=-2)
 
     def final(self, width: int) -> nn.Module:
         """Return an ordinary norm."""
@@ -183,9 +184,13 @@ class Block(nn.Module):
         self.modulation = nn.Linear(config.width, 6 * config.width)
         self.eps = config.mlp_eps
 
-    def forward(self, x: Tensor, c: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Return the next tokens [B, N, D] for tokens `x` and SiLU(t + y) [B or 1, D]; `x` may be overwritten."""
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(c).unsqueeze(1).chunk(6, dim=-1)
+    def steer(self, c: Tensor) -> Tensor:
+        """Return the six vectors for SiLU(t + y) [..., D]: [..., 6 D]."""
+        return self.modulation(c)
+
+    def forward(self, x: Tensor, steering: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Return the next tokens [B, N, D] for tokens `x` and the six vectors [B or 1, 6 D]; `x` may be overwritten."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = steering.unsqueeze(1).chunk(6, dim=-1)
         x = gated(x, gate_1, self.attention(modulate(x, shift_1, scale_1), hooks), hooks)
         x = gated_add(x, gate_2, self.mlp(modulate(x, shift_2, scale_2, self.eps)))
         return passed(self, x, hooks)
@@ -203,9 +208,13 @@ class UngatedBlock(nn.Module):
         self.modulation = nn.Linear(config.width, 4 * config.width)
         self.eps = config.mlp_eps
 
-    def forward(self, x: Tensor, c: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Return the next tokens [B, N, D] for tokens `x` and SiLU(t + y) [B or 1, D]."""
-        shift_1, scale_1, shift_2, scale_2 = self.modulation(c).unsqueeze(1).chunk(4, dim=-1)
+    def steer(self, c: Tensor) -> Tensor:
+        """Return the four vectors for SiLU(t + y) [..., D]: [..., 4 D]."""
+        return self.modulation(c)
+
+    def forward(self, x: Tensor, steering: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Return the next tokens [B, N, D] for tokens `x` and the four vectors [B or 1, 4 D]."""
+        shift_1, scale_1, shift_2, scale_2 = steering.unsqueeze(1).chunk(4, dim=-1)
         x = x + self.attention(modulate(x, shift_1, scale_1), hooks)
         x = x + self.mlp(modulate(x, shift_2, scale_2, self.eps))
         return passed(self, x, hooks)
@@ -226,11 +235,16 @@ class TokenBlock(nn.Module):
         self.norm_2 = nn.LayerNorm(d, eps=config.mlp_eps)
         self.mlp = FeedForward(d, config.hidden)
 
-    def forward(self, x: Tensor, c: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Return the next tokens [B, N, D] for tokens `x` and those of t and y [B or 1, 2, D]."""
+    def steer(self, c: Tensor) -> Keys | None:
+        """Return the keys and values of t and y [..., 2, D], None where they are among the tokens."""
+        return None if self.cross is None else self.cross.keys(c)
+
+    def forward(self, x: Tensor, steering: Keys | None, hooks: Hooks | None = None) -> Tensor:
+        """Return the next tokens [B, N, D] for tokens `x` and keys and values [B or 1, heads, 2, d] of t and y."""
         x = x + self.attention(self.norm_1(x), hooks)
-        if self.cross is not None and self.norm_cross is not None:
-            x = x + self.cross(self.norm_cross(x), self.cross.keys(c.expand(len(x), -1, -1)), None, hooks)
+        if self.cross is not None and self.norm_cross is not None and steering is not None:
+            k, v = (part.expand(len(x), -1, -1, -1) for part in steering)
+            x = x + self.cross(self.norm_cross(x), (k, v), None, hooks)
         x = x + self.mlp(self.norm_2(x))
         return passed(self, x, hooks)
 
@@ -242,7 +256,10 @@ class PlainNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def steer(self, c: Tensor) -> None:
+        """Return nothing."""
+
+    def forward(self, x: Tensor, steering: None) -> Tensor:
         """Return tokens like `x` [B, N, D]."""
         return self.norm(x)
 
@@ -254,6 +271,8 @@ class DiT(nn.Module):
     block starts as the identity and the output as 0 (section 3.2); other matrices start Xavier-uniform, biases zero,
     the embeddings N(0, 0.02^2): the paper's code.
     """
+
+    once = ("time.*", "label.*", "*modulation", "*.cross.k", "*.cross.v")  # for `packed`
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -297,19 +316,37 @@ class DiT(nn.Module):
             raise InputError("this DiT has no classes: leave y out, or set DiTConfig.num_classes")
         return {}
 
-    def trunk(self, x: Tensor, emb: Tensor, *, label: Tensor | None = None, hooks: Hooks | None = None) -> Tensor:
+    def steer(self, emb: Tensor, *, label: Tensor | None = None) -> tuple[Tensor, list[Any], Any]:
+        """Return what t and y are told as, what each block and the last norm make of it: the trunk's `steering`."""
+        c = self.config.conditioning.gather(emb, label)
+        return c, [cast(Block, block).steer(c) for block in self.blocks], cast(AdaptiveNorm, self.norm_out).steer(c)
+
+    def tables(self, x: Tensor) -> Tensor:
+        """Return the positions of the tokens, the trunk's `tables`."""
+        side = self.config.size // self.config.patch
+        return sincos_2d(self.config.width, side, side, device=x.device).to(self.out.weight.dtype)
+
+    def trunk(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        *,
+        label: Tensor | None = None,
+        steering: tuple[Tensor, list[Any], Any] | None = None,
+        tables: Tensor | None = None,
+        hooks: Hooks | None = None,
+    ) -> Tensor:
         """Return the output for the embeddings `emb` and `label` of one row or of B."""
         k = self.config
         if x.shape[1:] != (k.channels, k.size, k.size):
             raise InputError(f"this DiT takes [B, {k.channels}, {k.size}, {k.size}], got {list(x.shape)}")
-        side = k.size // k.patch
-        c = k.conditioning.gather(emb, label)
-        h = self.patches(patchify(x, k.patch)) + sincos_2d(k.width, side, side, device=x.device).to(x.dtype)
+        c, told, last = self.steer(emb, label=label) if steering is None else steering
+        h = self.patches(patchify(x, k.patch)) + (self.tables(x) if tables is None else tables)
         h = k.conditioning.enter(h, c)
-        for block in self.blocks:
-            h = block(h, c, hooks)
-        h = k.conditioning.leave(h, side * side)
-        return unpatchify(self.out(self.norm_out(h, c)), k.patch, k.size, k.size)
+        for block, own in zip(self.blocks, told, strict=True):
+            h = block(h, own, hooks)
+        h = k.conditioning.leave(h, (k.size // k.patch) ** 2)
+        return unpatchify(self.out(self.norm_out(h, last)), k.patch, k.size, k.size)
 
 
 def dit_s(patch: int = 2) -> DiTConfig:

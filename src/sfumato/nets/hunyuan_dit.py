@@ -160,12 +160,12 @@ class Block(nn.Module):
         self.mlp = FeedForward(d, config.hidden)
 
     def forward(
-        self, x: Tensor, c: Tensor, keys: Keys, turn: Rotation, skip: Tensor | None, hooks: Hooks | None = None
+        self, x: Tensor, shift: Tensor, keys: Keys, turn: Rotation, skip: Tensor | None, hooks: Hooks | None = None
     ) -> Tensor:
-        """Return the next tokens [B, N, D] for `x`, SiLU(c) [B or 1, D], a text's keys and a partner's output."""
+        """Return the next tokens [B, N, D] for `x`, W SiLU(c) [B or 1, D], a text's keys and a partner's output."""
         if self.skip is not None and skip is not None:
             x = self.skip(x, skip)
-        x = x + self.attention(self.norm_1(x) + self.modulation(c).unsqueeze(1), turn, None, hooks)
+        x = x + self.attention(self.norm_1(x) + shift.unsqueeze(1), turn, None, hooks)
         x = x + self.cross(self.norm_cross(x), turn, keys, hooks)
         x = x + self.mlp(self.norm_2(x))
         return passed(self, x, hooks)
@@ -179,6 +179,9 @@ class HunyuanDiT(nn.Module):
     height and width, target height and width, crop top and left) and `style` int[B], 0 by default. forward =
     trunk(x, embed(c_noise), **condition(**cond)): a run computes the pooled text and all keys and values of it once.
     """
+
+    # for `packed`
+    once = ("time.*", "pool.*", "vector.*", "text.*", "style", "*modulation", "*.cross.k", "*.cross.v")
 
     def __init__(self, config: HunyuanDiTConfig) -> None:
         super().__init__()
@@ -253,29 +256,50 @@ class HunyuanDiT(nn.Module):
         keys = [block.cross.keys(text) for block in cast("Iterator[Block]", self.blocks)]
         return {"keys": keys, "vector": self.vector(torch.cat(told, dim=-1))}
 
-    def trunk(self, x: Tensor, emb: Tensor, *, keys: list[Keys], vector: Tensor, hooks: Hooks | None = None) -> Tensor:
+    def steer(self, emb: Tensor, *, vector: Tensor, **_: Any) -> tuple[list[Tensor], Tensor]:
+        """Return what each block and the last norm read of the time and the vector: the trunk's `steering`."""
+        c = F.silu(emb + vector)
+        return [cast(Block, block).modulation(c) for block in self.blocks], self.norm_out.steer(c)
+
+    def tables(self, x: Tensor) -> Rotation:
+        """Return the rotation of the tokens, the trunk's `tables`."""
+        k = self.config
+        rows, columns = (n // k.patch for n in x.shape[2:])
+        return positions(rows, columns, k.base, k.width // k.heads, x.device)
+
+    def trunk(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        *,
+        keys: list[Keys],
+        vector: Tensor,
+        steering: tuple[list[Tensor], Tensor] | None = None,
+        tables: Rotation | None = None,
+        hooks: Hooks | None = None,
+    ) -> Tensor:
         """Return the output for x [B, C, H, W], `embed`'s emb [B or 1, width] and what `condition` gave."""
         k, (height, width) = self.config, x.shape[2:]
         if x.shape[1] != k.channels or height % k.patch or width % k.patch:
             raise InputError(
                 f"this Hunyuan-DiT takes [B, {k.channels}, H, W], H and W multiples of {k.patch}, got {list(x.shape)}"
             )
-        turn = positions(height // k.patch, width // k.patch, k.base, k.width // k.heads, x.device)
-        c = F.silu(emb + vector)
+        turn = self.tables(x) if tables is None else tables
+        shifts, last = self.steer(emb, vector=vector) if steering is None else steering
         h = self.patches(patchify(x, k.patch))
         skips: list[Tensor] = []
-        for i, (block, seen) in enumerate(zip(self.blocks, keys, strict=True)):
-            h = block(h, c, seen, turn, skips.pop() if i > k.layers // 2 else None, hooks)
+        for i, (block, shift, seen) in enumerate(zip(self.blocks, shifts, keys, strict=True)):
+            h = block(h, shift, seen, turn, skips.pop() if i > k.layers // 2 else None, hooks)
             if i < k.layers // 2 - 1:
                 skips.append(self.skips[i](h, hooks))
-        return unpatchify(self.out(self.norm_out(h, c)), k.patch, height, width)
+        return unpatchify(self.out(self.norm_out(h, last)), k.patch, height, width)
 
 
 def positions(rows: int, columns: int, base: int, width: int, device: torch.device | None = None) -> Rotation:
     """Return the rotation of a grid's tokens: the grid is fitted into a square of side `base`, in its middle.
 
     The longer side covers 0 .. base, the shorter one a part of it, rounded to whole numbers (arXiv 2405.08748, section
-    2.1, and its code). Rows and columns alone have sines and cosines, so that this is cheap in each evaluation.
+    2.1, and its code).
     """
     longer = max(rows, columns)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ from .blocks.conv import (
 )
 from .blocks.embedding import NoiseEmbedding, Sinusoidal, sinusoidal
 from .hooks import Hooks, Tap, passed
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @register
@@ -154,10 +156,15 @@ class Block(nn.Module):
         self.transformer = SpatialTransformer(outputs, k.heads[level], depth, k, cross_only=cross) if depth else None
 
     def forward(
-        self, x: Tensor, e: Tensor, keys: Iterator[Keys | None], mask: Tensor | None, hooks: Hooks | None
+        self,
+        x: Tensor,
+        steering: Iterator[Tensor],
+        keys: Iterator[Keys | None],
+        mask: Tensor | None,
+        hooks: Hooks | None,
     ) -> Tensor:
-        """Return [B, outputs, H, W] of `x` [B, inputs, H, W] and SiLU of the time vector."""
-        h = self.res(x, self.time(e))
+        """Return [B, outputs, H, W] of `x` [B, inputs, H, W]; takes its share of `steering` and `keys`."""
+        h = self.res(x, next(steering))
         h = h if self.transformer is None else self.transformer(h, keys, mask, hooks)
         return passed(self, h, hooks)
 
@@ -182,6 +189,8 @@ class DownUNet(nn.Module):
 
     `saved`: the channels of each skip. A ControlNet is a copy of this half.
     """
+
+    once = ("noise.*", "guidance", "vector.*", "*.time", "*.attn2.k", "*.attn2.v")  # for `packed`
 
     def __init__(self, config: LatentUNetConfig) -> None:
         super().__init__()
@@ -249,7 +258,7 @@ class DownUNet(nn.Module):
             got = "none" if context is None else str(list(context.shape))
             raise InputError(f"this U-Net needs a context [B, T, {k.context}] (the text's tokens), got {got}")
         context = context.to(weight.dtype)
-        keys = [key for block in self._blocks() for key in block.keys(context)]
+        keys = [key for block in self._parts(TransformerBlock) for key in block.keys(context)]
         vector: Tensor | None = None
         if self.vector is not None:
             width = k.vector - 256 * k.sizes
@@ -279,37 +288,46 @@ class DownUNet(nn.Module):
             "extra": None if extra is None else extra.to(weight.dtype),
         }
 
-    def begun(
-        self, x: Tensor, emb: Tensor, vector: Tensor | None, scale: Tensor | None, extra: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return (the first features, SiLU of the time vector)."""
+    def steer(
+        self, emb: Tensor, *, vector: Tensor | None = None, scale: Tensor | None = None, **_: Any
+    ) -> list[Tensor]:
+        """Return each block's own time vector [..., N, channels], in the order in which they run: `steering`."""
         if self.guidance is not None:
             emb = emb.to(self.conv_in.weight.dtype)
             emb = self.noise.mlp(emb if scale is None else emb + scale)
         e = F.silu(emb if vector is None else emb + vector)
-        return arranged(self.conv_in(x if extra is None else torch.cat((x, extra), dim=1))), e
+        return [block.time(e) for block in self._parts(Block)]
+
+    def begun(self, x: Tensor, extra: Tensor | None) -> Tensor:
+        """Return the first features."""
+        return arranged(self.conv_in(x if extra is None else torch.cat((x, extra), dim=1)))
 
     def downward(
-        self, h: Tensor, e: Tensor, keys: Iterator[Keys | None], mask: Tensor | None, hooks: Hooks | None
+        self,
+        h: Tensor,
+        steering: Iterator[Tensor],
+        keys: Iterator[Keys | None],
+        mask: Tensor | None,
+        hooks: Hooks | None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return (the middle's output, skips) of the first features; takes its share of `keys`."""
+        """Return (the middle's output, skips) of the first features; takes its share of `steering` and `keys`."""
         tap = iter(self.skips)
         skips = [next(tap)(h, hooks)]
         for stage in cast("Iterable[Stage]", self.down):
             for block in stage.blocks:
-                h = block(h, e, keys, mask, hooks)
+                h = block(h, steering, keys, mask, hooks)
                 skips.append(next(tap)(h, hooks))
             if stage.sample is not None:
                 h = passed(stage.sample, stage.sample(h), hooks)
                 skips.append(next(tap)(h, hooks))
         for block in self.middle:
-            h = block(h, e, keys, mask, hooks)
+            h = block(h, steering, keys, mask, hooks)
         return h, skips
 
-    def _blocks(self) -> Iterator[TransformerBlock]:
-        """Yield the transformer blocks in the order in which they run."""
+    def _parts(self, kind: type[Part]) -> Iterator[Part]:
+        """Yield the modules of a kind in the order in which they run."""
         parts = (self.down, self.middle, getattr(self, "up", nn.ModuleList()))
-        return (m for part in parts for m in part.modules() if isinstance(m, TransformerBlock))
+        return (m for part in parts for m in part.modules() if isinstance(m, kind))
 
 
 class LatentUNet(DownUNet):
@@ -347,15 +365,16 @@ class LatentUNet(DownUNet):
         vector: Tensor | None = None,
         scale: Tensor | None = None,
         extra: Tensor | None = None,
+        steering: list[Tensor] | None = None,
         hooks: Hooks | None = None,
     ) -> Tensor:
         """Return the output for x [B, in, H, W], `embed`'s emb [B or 1, ...] and what `condition` gave."""
-        h, e = self.begun(x, emb, vector, scale, extra)
+        told = iter(self.steer(emb, vector=vector, scale=scale) if steering is None else steering)
         left = iter(keys)
-        h, skips = self.downward(h, e, left, mask, hooks)
+        h, skips = self.downward(self.begun(x, extra), told, left, mask, hooks)
         for stage in cast("Iterable[Stage]", self.up):
             for block in stage.blocks:
-                h = block(torch.cat((h, skips.pop()), dim=1), e, left, mask, hooks)
+                h = block(torch.cat((h, skips.pop()), dim=1), told, left, mask, hooks)
             if stage.sample is not None:
                 h = stage.sample(h, skips[-1].shape[-2:])
         return self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()

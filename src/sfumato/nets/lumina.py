@@ -161,15 +161,15 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        silu_c: Tensor,
+        steering: Tensor,
         turn: Rotation,
         keys: Keys,
         mask: Tensor | None,
         scale: float,
         hooks: Hooks | None,
     ) -> Tensor:
-        """Return the next tokens [B, N, width]."""
-        scale_1, gate_1, scale_2, gate_2 = self.modulation(silu_c).unsqueeze(1).chunk(4, dim=-1)
+        """Return the next tokens [B, N, width] for `x` and the four vectors [B or 1, 4 width]."""
+        scale_1, gate_1, scale_2, gate_2 = steering.unsqueeze(1).chunk(4, dim=-1)
         u = self.norm1(x) * (1 + scale_1)
         y = self.attn(u, turn, None, None, scale, hooks)
         y = y + self.cross(u, turn, keys, mask, 1.0, hooks) * torch.tanh(self.gate).unsqueeze(-1)
@@ -184,6 +184,8 @@ class Lumina(nn.Module):
     c_noise is 1 - sigma: 0 is noise, 1 data (`FlowTime(scale=-1, shift=1)`). The output is the velocity eps - x_0: the
     released last matrix gives x_0 - eps, and the trunk turns its sign. `context_mask` is 1 where a token is one.
     """
+
+    once = ("time.*", "vector.*", "*modulation", "*.cross.k", "*.cross.v")  # for `packed`
 
     def __init__(self, config: LuminaConfig) -> None:
         super().__init__()
@@ -235,6 +237,29 @@ class Lumina(nn.Module):
             "vector": self.vector(mean.to(dtype)),
         }
 
+    def steer(self, emb: Tensor, *, vector: Tensor, **_: Any) -> tuple[list[Tensor], Tensor]:
+        """Return what each block and the last norm read of the time and the vector: the trunk's `steering`."""
+        silu_c = F.silu(emb[..., 1:] + vector)
+        return [cast(Block, block).modulation(silu_c) for block in self.blocks], self.modulation(silu_c)
+
+    def tables(self, x: Tensor) -> tuple[Rotation, Rotation | None]:
+        """Return the rotations of the tokens before the watershed and after it, None where they are one.
+
+        (cos, sin), each [tokens, d / 2]: pairs turn with the row and the column, by turns. The trunk's `tables`.
+        """
+        k = self.config
+        rows, columns = (n // k.patch for n in x.shape[2:])
+        f, pairs = math.sqrt(rows * columns) / k.base, k.width // k.heads // 4
+        by_row = torch.arange(rows, device=x.device).repeat_interleave(columns)
+        by_column = torch.arange(columns, device=x.device).repeat(rows)
+
+        def turned(w: Tensor) -> Rotation:
+            return rotation(torch.stack((torch.outer(by_row, w), torch.outer(by_column, w)), dim=-1).flatten(-2))
+
+        early = turned(frequencies(pairs, device=x.device) / f)
+        same = rows * columns == k.base**2
+        return early, None if same else turned(frequencies(pairs, theta=10_000.0 * f, device=x.device))
+
     def trunk(
         self,
         x: Tensor,
@@ -243,36 +268,25 @@ class Lumina(nn.Module):
         keys: list[Keys],
         vector: Tensor,
         mask: Tensor | None = None,
+        steering: tuple[list[Tensor], Tensor] | None = None,
+        tables: tuple[Rotation, Rotation | None] | None = None,
         hooks: Hooks | None = None,
     ) -> Tensor:
         """Return the output for x [B, C, H, W], `embed`'s emb [B or 1, ...] and what `condition` gave."""
         k, (height, width) = self.config, x.shape[-2:]
         if x.shape[1] != k.channels or height % k.patch or width % k.patch:
             raise InputError(f"patches of {k.patch} need [B, {k.channels}, H, W], H and W multiples: {list(x.shape)}")
-        silu_c = F.silu(emb[:, 1:] + vector)
+        told, last = self.steer(emb, vector=vector) if steering is None else steering
         h = self.patches(patchify(x, k.patch))
-        turn = self._turn(height // k.patch, width // k.patch, emb[:, :1] > 0.5)
+        turn, late = self.tables(x) if tables is None else tables
+        if late is not None:
+            early = (emb[:, :1] > 0.5)[:, :, None, None]
+            turn = torch.where(early, turn[0], late[0]), torch.where(early, turn[1], late[1])
         scale = math.sqrt(math.log(h.shape[1]) / math.log(k.base**2))
-        for block, text in zip(self.blocks, keys, strict=True):
-            h = block(h, silu_c, turn, text, mask, scale, hooks)
-        h = F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + self.modulation(silu_c).unsqueeze(1))
+        for block, own, text in zip(self.blocks, told, keys, strict=True):
+            h = block(h, own, turn, text, mask, scale, hooks)
+        h = F.layer_norm(h, h.shape[-1:], eps=1e-6) * (1 + last.unsqueeze(1))
         return -unpatchify(self.out(h), k.patch, height, width)[:, : k.channels]
-
-    def _turn(self, rows: int, columns: int, early: Tensor) -> Rotation:
-        """Return (cos, sin), [N or 1, 1, tokens, d / 2]: pairs turn with the row and the column, by turns."""
-        k = self.config
-        f, pairs = math.sqrt(rows * columns) / k.base, k.width // k.heads // 4
-        by_row = torch.arange(rows, device=early.device).repeat_interleave(columns)
-        by_column = torch.arange(columns, device=early.device).repeat(rows)
-
-        def turned(w: Tensor) -> Rotation:
-            return rotation(torch.stack((torch.outer(by_row, w), torch.outer(by_column, w)), dim=-1).flatten(-2))
-
-        cos, sin = turned(frequencies(pairs, device=early.device) / f)
-        if rows * columns != k.base**2:
-            late = turned(frequencies(pairs, theta=10_000.0 * f, device=early.device))
-            cos, sin = (torch.where(early[:, :, None, None], a, b) for a, b in zip((cos, sin), late, strict=True))
-        return cos, sin
 
 
 def lumina_next() -> LuminaConfig:

@@ -73,6 +73,8 @@ class MMDiT(nn.Module):
     text's tokens in the network's width, and the vector that joins the time.
     """
 
+    once = ("time.*", "vector.*", "text", "*modulation")  # for `packed`
+
     def __init__(self, config: MMDiTConfig) -> None:
         super().__init__()
         self.config = config
@@ -105,13 +107,27 @@ class MMDiT(nn.Module):
             "vector": self.vector(needed("pooled", pooled, k.pooled, 2).to(dtype)),
         }
 
-    def trunk(self, x: Tensor, emb: Tensor, *, text: Tensor, vector: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Return the output for x [B, C, H, W], `embed`'s emb [B or 1, width] and what `condition` gave."""
+    def steer(self, emb: Tensor, *, vector: Tensor, **_: Any) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
+        """Return what each block and the last norm read of the time and the vector: the trunk's `steering`."""
         silu_c = F.silu(emb + vector)
+        return [cast(JointBlock, block).steer(silu_c) for block in self.blocks], self.modulation(silu_c)
+
+    def trunk(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        *,
+        text: Tensor,
+        vector: Tensor,
+        steering: tuple[list[tuple[Tensor, Tensor | None]], Tensor] | None = None,
+        hooks: Hooks | None = None,
+    ) -> Tensor:
+        """Return the output for x [B, C, H, W], `embed`'s emb [B or 1, width] and what `condition` gave."""
+        told, last = self.steer(emb, vector=vector) if steering is None else steering
         h, tokens = self.patches(x), cast("Tensor | None", text)
-        for block in self.blocks:
-            h, tokens = block(h, tokens, silu_c, hooks)
-        shift, scale = self.modulation(silu_c).unsqueeze(1).chunk(2, dim=-1)
+        for block, own in zip(self.blocks, told, strict=True):
+            h, tokens = block(h, tokens, own, hooks)
+        shift, scale = last.unsqueeze(1).chunk(2, dim=-1)
         return unpatchify(self.out(modulate(h, shift, scale)), self.config.patch, x.shape[2], x.shape[3])
 
 

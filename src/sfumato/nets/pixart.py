@@ -162,6 +162,9 @@ class PixArt(nn.Module):
 
     null: Tensor
 
+    # for `packed`
+    once = ("time.*", "resolution.*", "ratio.*", "modulation", "text.*", "*.cross.k", "*.cross.v")
+
     def __init__(self, config: PixArtConfig) -> None:
         super().__init__()
         self.config = config
@@ -230,6 +233,17 @@ class PixArt(nn.Module):
         keys = [block.cross.keys(text) for block in self.blocks]  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         return {"keys": keys, "mask": seen(context_mask, dtype), "vector": vector}
 
+    def steer(self, emb: Tensor, *, vector: Tensor | None = None, **_: Any) -> Tensor:
+        """Return [..., N, 7, width], the embedding and the six vectors of it: the trunk's `steering`."""
+        return (emb if vector is None else self._steering(emb + vector)).unflatten(-1, (7, -1))
+
+    def tables(self, x: Tensor) -> Tensor:
+        """Return the positions of the tokens, the trunk's `tables`."""
+        k = self.config
+        rows, columns = (n // k.patch for n in x.shape[2:])
+        places = sincos_2d(k.width, rows, columns, base=k.size // k.patch, scale=k.scale, device=x.device)
+        return places.to(self.out.weight.dtype)
+
     def trunk(
         self,
         x: Tensor,
@@ -238,6 +252,8 @@ class PixArt(nn.Module):
         keys: list[Keys],
         mask: Tensor | None = None,
         vector: Tensor | None = None,
+        steering: Tensor | None = None,
+        tables: Tensor | None = None,
         hooks: Hooks | None = None,
     ) -> Tensor:
         """Return the output for x [B, C, H, W], `embed`'s emb [B or 1, ...] and what `condition` gave."""
@@ -245,13 +261,11 @@ class PixArt(nn.Module):
         step = k.patch if k.compression is None else k.patch * k.compression.factor
         if x.shape[1] != k.channels or height % step or width % step:
             raise InputError(f"this PixArt takes [B, {k.channels}, H, W], H, W multiples of {step}: {list(x.shape)}")
-        steering = (emb if vector is None else self._steering(emb + vector)).unflatten(-1, (7, -1))
+        steering = self.steer(emb, vector=vector) if steering is None else steering
         e, six = steering[:, :1], steering[:, 1:]
-        rows, columns = height // k.patch, width // k.patch
-        places = sincos_2d(k.width, rows, columns, base=k.size // k.patch, scale=k.scale, device=x.device)
-        h = self.patches(patchify(x, k.patch)) + places.to(x.dtype)
+        h = self.patches(patchify(x, k.patch)) + (self.tables(x) if tables is None else tables)
         for block, seen_keys in zip(self.blocks, keys, strict=True):
-            h = block(h, six, seen_keys, mask, rows, hooks)
+            h = block(h, six, seen_keys, mask, height // k.patch, hooks)
         shift, scale = (self.table + e).unsqueeze(2).unbind(1)
         return unpatchify(self.out(modulate(h, shift, scale)), k.patch, height, width)
 

@@ -151,6 +151,8 @@ class UNet(nn.Module):
     null class, `num_classes`.
     """
 
+    once = ("noise.*", "label.*", "time")  # for `packed`
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
@@ -198,13 +200,18 @@ class UNet(nn.Module):
         """Return what depends on the noise label alone: [N, 4 channels] for c_noise [N]."""
         return self.noise(c_noise)
 
-    def trunk(self, x: Tensor, emb: Tensor, y: Tensor | int | None = None) -> Tensor:
-        """Return the output for x [B, in, H, W] and emb [B or 1, 4 channels]."""
+    def steer(self, emb: Tensor, *, y: Tensor | int | None = None) -> Tensor:
+        """Return all blocks' time vectors [..., N, sum of their widths]: the trunk's `steering`."""
         if self.label is not None:
             emb = emb + self.label(y)
         elif y is not None:
             raise InputError("this U-Net takes no class y: build it with num_classes")
-        times = iter(self.time(F.silu(emb)).split(self.splits, dim=1))
+        return self.time(F.silu(emb))
+
+    def trunk(self, x: Tensor, emb: Tensor, y: Tensor | int | None = None, *, steering: Tensor | None = None) -> Tensor:
+        """Return the output for x [B, in, H, W] and emb [B or 1, 4 channels]."""
+        told = self.steer(emb, y=y) if steering is None else steering
+        times = iter(told.split(self.splits, dim=1))
         h = arranged(self.conv_in(x))
         skips = [h]
         for stage in cast("Iterable[Stage]", self.down):

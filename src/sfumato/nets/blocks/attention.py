@@ -45,11 +45,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def split(self, tokens: Tensor) -> Tensor:
-        """Return [B, N, heads d] as [B, heads, N, d]."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """Return [..., N, heads d] as [..., heads, N, d]."""
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
     def keys(self, context: Tensor) -> Keys:
-        """Return (k, v) [B, heads, T, d] of a context [B, T, width of the context]."""
+        """Return (k, v) [..., heads, T, d] of a context [..., T, width of the context]."""
         return self.split(self.k(context)), self.split(self.v(context))
 
     def forward(

@@ -113,8 +113,16 @@ class JointBlock(nn.Module):
         self.text_modulation = nn.Linear(width, (2 if last else 6) * width) if text else None
         self.text_mlp = FeedForward(width, 4 * width) if text and not last else None
 
+    def steer(self, silu_c: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the two streams read of SiLU(c) [..., width]: (6 or 9 vectors, 6 or 2), None without a text."""
+        return self.modulation(silu_c), None if self.text_modulation is None else self.text_modulation(silu_c)
+
     def forward(
-        self, x: Tensor, text: Tensor | None, silu_c: Tensor, hooks: Hooks | None = None
+        self,
+        x: Tensor,
+        text: Tensor | None,
+        steering: tuple[Tensor, Tensor | None],
+        hooks: Hooks | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the next image tokens [B, N, width] and text tokens, None after the last block."""
         events = None if hooks is None else hooks.of(self)
@@ -123,11 +131,11 @@ class JointBlock(nn.Module):
             ready = events.before(joined(x, text))
             if ready is not None:
                 return parted(events.after(ready), n)
-        b1, s1, g1, b2, s2, g2, *second = self.modulation(silu_c).unsqueeze(1).chunk(9 if self.attn2 else 6, dim=-1)
+        b1, s1, g1, b2, s2, g2, *second = steering[0].unsqueeze(1).chunk(9 if self.attn2 else 6, dim=-1)
         ours = cast("tuple[Tensor, ...]", ())
         read = None
-        if self.text_modulation is not None and text is not None:
-            ours = self.text_modulation(silu_c).unsqueeze(1).chunk(6 if self.text_mlp else 2, dim=-1)
+        if steering[1] is not None and text is not None:
+            ours = steering[1].unsqueeze(1).chunk(6 if self.text_mlp else 2, dim=-1)
             read = modulate(text, ours[0], ours[1])
         y, rest = self.attn(modulate(x, b1, s1), read, hooks)
         # not in place: subscribers may hold what came in

@@ -32,15 +32,15 @@ class TMSA(nn.Module):
         self.bias = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, heads), std=0.02))
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, c: Tensor, index: Tensor, hooks: Hooks | None = None) -> Tensor:
-        """Return [B, windows, window^2, width] of `x`, for times c [B or 1, time] and `differences(window)`."""
+    def forward(self, x: Tensor, told: Tensor, index: Tensor, hooks: Hooks | None = None) -> Tensor:
+        """Return [B, windows, window^2, width] of `x`, for W_t c [B or 1, 3 width] and `differences(window)`."""
         events = None if hooks is None else hooks.of(self)
         if events is not None:
             ready = events.before(x)
             if ready is not None:
                 return events.out(ready)
         many = x.shape[1]
-        parts = (self.qkv(x) + self.time(c)[:, None, None]).unflatten(-1, (3, self.heads, -1))
+        parts = (self.qkv(x) + told[:, None, None]).unflatten(-1, (3, self.heads, -1))
         q, k, v = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # each [B, windows heads, window^2, d]
         mask = self.bias[index].permute(2, 0, 1).repeat(many, 1, 1)[None]
         kernel = attend if events is None else events.attend
@@ -57,9 +57,13 @@ class TimeBlock(nn.Module):
         self.attn = TMSA(width, heads, window, time)
         self.mlp = FeedForward(width, hidden)
 
-    def forward(self, x: Tensor, c: Tensor, index: Tensor, hooks: Hooks | None = None) -> Tensor:
+    def steer(self, c: Tensor) -> Tensor:
+        """Return what the attention reads of the time c [..., time]: [..., 3 width]."""
+        return self.attn.time(c)
+
+    def forward(self, x: Tensor, told: Tensor, index: Tensor, hooks: Hooks | None = None) -> Tensor:
         """Return the next tokens [B, windows, window^2, width]."""
-        x = x + self.attn(_normed(x), c, index, hooks)
+        x = x + self.attn(_normed(x), told, index, hooks)
         return x + self.mlp(_normed(x))
 
 

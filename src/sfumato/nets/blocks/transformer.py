@@ -72,9 +72,13 @@ class AdaptiveNorm(nn.Module):
         super().__init__()
         self.modulation = nn.Linear(width, 2 * width)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Return tokens like `x` [B, N, D] for SiLU(t + y) [B or 1, D]."""
-        shift, scale = self.modulation(c).unsqueeze(1).chunk(2, dim=-1)
+    def steer(self, c: Tensor) -> Tensor:
+        """Return what it reads of SiLU(t + y) [..., D]: [..., 2 D]."""
+        return self.modulation(c)
+
+    def forward(self, x: Tensor, steering: Tensor) -> Tensor:
+        """Return tokens like `x` [B, N, D] for `steer`'s [B or 1, 2 D]."""
+        shift, scale = steering.unsqueeze(1).chunk(2, dim=-1)
         return modulate(x, shift, scale)
 
 
