@@ -20,6 +20,7 @@ from .points import (
     rings,
     spirals,
 )
+from .tableau import Tableau
 from .worded import Worded
 
 __all__ = [
