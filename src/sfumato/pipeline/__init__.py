@@ -1,6 +1,7 @@
 """Pipelines: a denoiser with what it takes to ask it for pictures, and the folder that holds one."""
 
 from .cite import cite
+from .controls import read_control, read_image_prompt
 from .enlarge import enlarged
 from .images import Modality, Pixels, Points
 from .loading import load, load_codec
@@ -8,6 +9,7 @@ from .metadata import Settings, read_settings
 from .names import GRIDS, SOLVERS, Defaults
 from .output import Output
 from .pipeline import Pipeline
+from .refine import refined
 from .sheet import sheet, sweep
 from .watching import watching
 
@@ -25,7 +27,10 @@ __all__ = [
     "enlarged",
     "load",
     "load_codec",
+    "read_control",
+    "read_image_prompt",
     "read_settings",
+    "refined",
     "sheet",
     "sweep",
     "watching",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 
-from ..core import InputError
+from ..core import InputError, Solver, from_config
 from .given import STRENGTH
 
 if TYPE_CHECKING:
@@ -23,21 +23,23 @@ def enlarged(pipe: Pipeline, out: Output, *, scale: float = 2.0, strength: float
     """
     if out.pixels.ndim != 4:
         raise InputError("only pictures can be enlarged")
-    factor = pipe.coded.factor
+    factor, n = pipe.coded.factor, out.request["n"]
     size = tuple(round(side * scale / factor) * factor for side in out.pixels.shape[-2:])
     if min(size) <= min(out.pixels.shape[-2:]):
         raise InputError(f"scale={scale} enlarges nothing: give more than 1")
     if not 0 < strength <= 1:
         raise InputError(f"strength={strength} must be in (0, 1], {STRENGTH} changes much, 0.3 little")
-    asked: dict[str, Any] = {
-        key: out.request[key] for key in ("steps", "guidance", "negative") if out.request.get(key) is not None
-    }
+    told = ("steps", "guidance", "guidance_interval", "rescale", "image_guidance")
+    asked: dict[str, Any] = {key: out.request[key] for key in told if out.request[key] is not None}
+    asked["solver"] = from_config(out.request["solver"], Solver)
     if isinstance(out.request["grid"], str):
         asked["grid"] = out.request["grid"]
+    avoid: list[Any] = out.request["negative"] or [None]
+    avoid = avoid * (len(out.seeds) // len(avoid)) if len(avoid) == 1 else [a for a in avoid for _ in range(n)]
     large = F.interpolate(out.pixels.float(), size, mode="bicubic", align_corners=False).clamp(-1.0, 1.0)
     made: list[Output] = []
-    for picture, seed, prompt in zip(large, out.seeds, out.prompts, strict=True):
+    for picture, seed, prompt, negative in zip(large, out.seeds, out.prompts, avoid, strict=True):
         given: dict[str, Any] = asked | {"prompt": prompt, "n": 1, "seed": seed, "size": size, "strength": strength}
-        given |= {"image": picture} | call
+        given |= {"image": picture, "negative": negative} | call
         made.append(pipe(**given))
     return made

@@ -1,0 +1,68 @@
+"""Hand-overs, and second passes of several prompts: what they make is what separate calls make."""
+
+import dataclasses
+
+import pytest
+import torch
+from pipeline_toys import make
+from test_pipeline_given import PICTURE, latent
+
+import sfumato as sf
+from sfumato.pipeline import enlarged, refined
+
+
+def test_a_refiner_goes_on_where_the_base_stops():
+    base, refiner = latent(), latent()
+    with torch.no_grad():
+        next(refiner.denoiser.parameters()).mul_(0.5)
+    out = refined(base, refiner, n=2, share=0.4, steps=6, seed=3, solver="ddim", grid="uniform")
+    grid = sf.grids.uniform(base.denoiser.schedule, 6).tolist()
+    asked = {"n": 2, "seed": 3, "solver": "ddim", "grid": grid}
+    first = base(span=(1.0, 0.4), **asked)
+    second = refiner(span=(0.4, 0.0), start=first.tensor, **asked)
+    assert torch.equal(out.tensor, second.tensor)
+    assert not torch.allclose(out.tensor, base(**asked).tensor, atol=1e-3)
+    # a refiner that is the base itself changes nothing
+    torch.testing.assert_close(refined(base, base, share=0.4, **asked).tensor, base(**asked).tensor)
+    assert torch.equal(refiner.again(out.settings(), start=first.tensor).tensor, out.tensor)
+    with pytest.raises(sf.InputError, match="start: the picture to make again was made from one"):
+        refiner.again(out.settings())
+    with pytest.raises(sf.InputError, match="start is not the one"):
+        refiner.again(out.settings(), start=first.tensor + 1)
+
+
+def test_the_base_alone_sees_a_picture_and_the_refiner_has_settings_of_its_own():
+    base = latent()
+    asked = {"n": 1, "steps": 8, "solver": "ddim", "grid": "uniform"}
+    out = refined(base, base, share=0.4, image=PICTURE, strength=0.75, **asked)
+    torch.testing.assert_close(out.tensor, base(image=PICTURE, strength=0.75, **asked).tensor)
+    other = refined(base, base, share=0.4, refining={"solver": "euler"}, **asked)
+    assert other.request["solver"]["kind"] == "Euler"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.01])
+def test_a_share_that_leaves_no_step_is_refused(share):
+    with pytest.raises(sf.InputError, match=r"share=|holds no step"):
+        refined(latent(), latent(), share=share, steps=4, grid="uniform")
+
+
+def test_models_that_do_not_go_together_are_refused():
+    base = latent()
+    net = base.denoiser.net
+    other = dataclasses.replace(base, denoiser=sf.Preconditioned(net, sf.VPLinear(), sf.V()))
+    for refiner in (other, dataclasses.replace(base, codec=None)):
+        with pytest.raises(sf.InputError, match="other latents or another schedule"):
+            refined(base, refiner, n=1)
+
+
+def test_each_enlarged_picture_keeps_its_own_settings():
+    pipe = make()
+    asked = {"n": 2, "seed": 5, "steps": 6, "solver": "ddim", "guidance": 3.0, "rescale": 0.5}
+    out = pipe(["cat", "dog"], negative=["dog", "7"], **asked)
+    large = enlarged(pipe, out, scale=2.0, strength=0.5)
+    picture = torch.nn.functional.interpolate(out.pixels, (8, 8), mode="bicubic", align_corners=False).clamp(-1, 1)
+    one = asked | {"n": 1, "seed": 8, "image": picture[3], "strength": 0.5, "size": (8, 8)}
+    assert torch.equal(large[3].tensor, pipe("dog", negative="7", **one).tensor)
+    assert large[3].request["solver"] == out.request["solver"]
+    (first, *_) = enlarged(pipe, pipe(["cat", "dog"], negative="7", **asked), scale=2.0, strength=0.5)
+    assert first.request["negative"] == ["7"]
