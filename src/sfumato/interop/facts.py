@@ -80,7 +80,7 @@ def _checkpoint(path: Path, known: Mapping[str, Spec], metadata: Mapping[str, st
     with at_most(2 * len(known)):
         net = empty(config, next(iter(known.values())).dtype)
     used = {name for link in family.links(net, prefix) if link.ours for name in link.theirs}
-    idle = {name for name in known if QUIET.match(name)}
+    idle = {name for name in known if QUIET.match(name) or family.ignored(name.removeprefix(prefix))}
     idle |= {name for link in family.links(net, prefix) if not link.ours for name in link.theirs}
     parts = {"network": sum(p.numel() for p in net.parameters())}
     groups: dict[str, tuple[str | None, Callable[[str], bool]]] = {

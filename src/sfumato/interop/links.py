@@ -69,14 +69,17 @@ def repeated(ours: str, theirs: Sequence[str]) -> Link:
 
 
 def shared(ours: Sequence[str], theirs: str) -> Link:
-    """Return the link of several equal tensors of ours to one; `InputError` for writing ones that differ."""
+    """Return the link of several equal tensors of ours, each in memory of its own, to one of theirs.
+
+    Raises `InputError` for writing ones that differ.
+    """
 
     def write(tensors: list[Tensor]) -> list[Tensor]:
         if not tensors[0].is_meta and not all(torch.equal(tensors[0], other) for other in tensors[1:]):
             raise InputError(f"{' and '.join(ours)} differ: {theirs} is one of them in this layout")
         return tensors[:1]
 
-    return Link(tuple(ours), (theirs,), lambda t: t * len(ours), write)
+    return Link(tuple(ours), (theirs,), lambda t: [*t, *(t[0].clone() for _ in ours[1:])], write)
 
 
 def split(ours: Sequence[str], theirs: str) -> Link:

@@ -33,6 +33,7 @@ class Family:
 
     - `config`: the class of its networks' configurations; `net(shapes, prefix)`: that of a file's network.
     - `links(network, prefix)`: its tensors; `prefix` is what stands before their names in files that are written.
+      `ignored(name without it)`: tensors that carry nothing.
     - `texts(network's configuration, towers)`: the rule of its texts, None where files hold the network alone.
     - `vae`: scale, shift and upcast of its autoencoder; `side` of its latents; `solver`, `grid`, `steps` and `guidance`
       of its release, `channels` of the latent that guidance is for.
@@ -43,6 +44,7 @@ class Family:
     net: Callable[[Shapes, str], Any]
     links: Callable[[nn.Module, str], list[Link]]
     prefix: str = PREFIX
+    ignored: Callable[[str], bool] = lambda name: False
     texts: Callable[[Any, Mapping[str, Tower]], Texts] | None = None
     vae: Mapping[str, Any] = field(default_factory=lambda: {"scale": 0.18215})
     side: int = 64
@@ -79,6 +81,8 @@ def _alone(config: type, of: Any, architecture: str, **more: Any) -> Family:
     def links(net: nn.Module, prefix: str) -> list[Link]:
         return prefixed(of.links(net), prefix)
 
+    if hasattr(of, "ignored"):
+        more["ignored"] = of.ignored
     return Family(config=config, net=net, links=links, prefix="", architecture=architecture, **more)
 
 

@@ -77,7 +77,7 @@ def read_single(
     )
     if network is None and not said:
         config = _upcast(config, kind, type(contract[1]).__name__)
-    net = _built(config, tensors, prefix, family.links, str(path), taken)
+    net = _built(config, tensors, prefix, family.links, str(path), taken, family.ignored)
     vae = vae_prefix(shapes)
     own = None if vae is None else _codec(tensors, shapes, family, said, vae, str(path), taken)
     conditioner = _texts(kind, config, tensors, family, said, tokenizer, str(path), taken)
@@ -142,6 +142,7 @@ def _built(
     links: Callable[[nn.Module, str], list[Link]],
     path: str,
     taken: Taken,
+    ignored: Callable[[str], bool] = lambda name: False,
 ) -> Any:
     """Return the network of a configuration with the tensors under `prefix`, all of which it must use."""
     held = {n: t for n, t in tensors.items() if n.startswith(prefix)} if prefix else dict(tensors)
@@ -152,7 +153,8 @@ def _built(
     ours, missing, unused = read(own, held, optional=made)
     kind = type(net).__name__
     check(kind, path, specs(net.state_dict()), ours, missing)
-    if left := [name for name in unused if not QUIET.match(name)] if prefix else []:
+    made |= {name for name in unused if ignored(name.removeprefix(prefix))}
+    if left := [name for name in unused if name not in made and not QUIET.match(name)] if prefix else []:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise CheckpointError(f"{path} has tensors that {kind} does not use: {', '.join(left[:3])}{more}")
     net.load_state_dict(ours, assign=True)
