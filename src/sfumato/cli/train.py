@@ -15,10 +15,11 @@ RECIPES = {
     "digits": "handwritten digits, 8 x 8, class-conditional U-Net",
     "datasaurus": "142 points in the plane, a perceptron with Fourier features",
     "folder": "your own pictures: --data.path DIR",
+    "tableau-clip": "captioned scenes of shapes, 64 x 64, the contrastive judge",
 }
 
 DESCRIPTION = "Train a recipe, or go on with a run that was stopped.\n\nrecipes:\n" + "\n".join(
-    f"  {name:<12}{says}" for name, says in RECIPES.items()
+    f"  {name:<13}{says}" for name, says in RECIPES.items()
 )
 EPILOG = """Every field of the recipe can be set: --train.steps 500 --schedule VPLinear --net.multipliers 1,2,2
 (--show lists all fields with their values.)

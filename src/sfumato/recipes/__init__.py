@@ -12,8 +12,14 @@ from .likelihood import bits_per_dim
 from .overrides import changes, flatten, override
 from .recipe import Recipe, Training, recipe_of, train
 from .run import pipeline_of_run
+from .tableau_clip import tableau_clip
 
-RECIPES: dict[str, Callable[[], Training]] = {"datasaurus": datasaurus, "digits": digits, "folder": folder}
+RECIPES: dict[str, Callable[[], Training]] = {
+    "datasaurus": datasaurus,
+    "digits": digits,
+    "folder": folder,
+    "tableau-clip": tableau_clip,
+}
 
 __all__ = [
     "RECIPES",
@@ -30,5 +36,6 @@ __all__ = [
     "override",
     "pipeline_of_run",
     "recipe_of",
+    "tableau_clip",
     "train",
 ]
