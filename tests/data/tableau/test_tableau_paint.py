@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import sfumato as sf
-from sfumato.data.tableau import paint as painting
 from sfumato.data.tableau import shapes
-from sfumato.data.tableau.paint import grounds, paint, visible
+from sfumato.data.tableau.paint import covered, grounds, paint, tones, visible
 from sfumato.data.tableau.sampling import sample_scenes
 from sfumato.data.tableau.scene import COLOURS, MAX_OBJECTS, RADII, SHAPES, SIZES, TEXTURES, Scenes, cat, palette, scene
 
@@ -87,7 +86,7 @@ def test_the_picture_is_what_painting_object_by_object_gives():
     s = sample_scenes(range(100))
     canvas = grounds(s, 32)
     base = palette()[0]
-    tone = painting._seen(s, 32)[1].unflatten(2, (32, 32))
+    tone = covered(s, 32)[1].unflatten(2, (32, 32))
     for j in range(MAX_OBJECTS):
         cover = visible(_only(s, j), 32)[:, :1]
         first, second = (base[s.colour[:, j], k, :, None, None] for k in (0, 1))
@@ -116,7 +115,7 @@ def test_stripes_dots_and_checks_cover_about_half_and_half_a_turn_changes_none()
     v, u = torch.meshgrid(line, line, indexing="ij")
     kinds = torch.arange(len(TEXTURES))
     pixels = torch.tensor(200.0)
-    t = painting.tones(kinds, u.expand(4, -1, -1), v.expand(4, -1, -1), pixels)
+    t = tones(kinds, u.expand(4, -1, -1), v.expand(4, -1, -1), pixels)
     assert t[0].max() == 0
     for k, share in ((1, 0.5), (2, 0.40), (3, 0.5)):
         assert t[k].mean().item() == pytest.approx(share, abs=0.03)

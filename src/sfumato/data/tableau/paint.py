@@ -95,6 +95,18 @@ def _from_dots(u: Tensor, v: Tensor) -> Tensor:
 
 def _seen(scenes: Scenes, side: int) -> tuple[Tensor, Tensor]:
     """Return what is seen of each object and its share of the second tone, both float32[B, M, side * side]."""
+    covers, tone = covered(scenes, side)
+    return covers * open_above(covers), tone
+
+
+def open_above(covers: Tensor) -> Tensor:
+    """Return prod_{k > j} (1 - c_k) for each object j of `covers` [B, M, ...]: the part that nothing lies over."""
+    above = (1 - covers).flip(1).cumprod(1).flip(1)
+    return torch.cat([above[:, 1:], torch.ones_like(above[:, :1])], 1)
+
+
+def covered(scenes: Scenes, side: int) -> tuple[Tensor, Tensor]:
+    """Return each object's coverage, seen or not, and its share of the second tone, float32[B, M, side * side]."""
     if side < 4:
         raise InputError(f"a picture of side {side} is too small: give at least 4")
     covers = scenes.x.new_zeros((*scenes.x.shape, side * side))
@@ -105,8 +117,7 @@ def _seen(scenes: Scenes, side: int) -> tuple[Tensor, Tensor]:
         for group in _chosen(present & (flat["size"] == size)):
             window = min(math.ceil(2 * shapes.REACH * side * flat["radius"][group].max().item()) + 2, side)
             _fill(covers, tone, {name: value[group] for name, value in flat.items()}, group, window, side)
-    above = (1 - covers).flip(1).cumprod(1).flip(1)  # of this object and all above it
-    return covers * torch.cat([above[:, 1:], torch.ones_like(above[:, :1])], 1), tone
+    return covers, tone
 
 
 def _fill(covers: Tensor, tone: Tensor, flat: dict[str, Tensor], group: Tensor, window: int, side: int) -> None:
