@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..scene import GROUND_COLOURS, palette
 
 _NEAR = 0.12  # of a ground's colour; four standard deviations of noise of 0.03 a channel
 _LIGHTNESS = 0.4  # how far a textured ground is lighter or darker than its colour: four standard deviations
-_EVEN = 0.035  # what more than half of a plain ground's pixels keep to, and less than half of a textured one's
+_EVEN = 0.035  # what nearly all of a plain ground's pixels keep to, and about half of a textured one's
+_WAVES = 12  # half waves along each axis: textured grounds have up to 9 across a side
+_PRIOR, _GRAIN = 2e-4, 0.02  # the variance of a texture's coefficients, and what a pixel's lightness is off by
 _PAIRS = tuple(itertools.combinations(range(len(GROUND_COLOURS)), 2))
 # what a ground that explains more pixels because it is freer has to be ahead by
 _SHARE = {"plain": 1.0, "graded": 0.97, "textured": 0.93}
@@ -21,39 +23,35 @@ _SHARE = {"plain": 1.0, "graded": 0.97, "textured": 0.93}
 
 @dataclass(frozen=True)
 class Ground:
-    """What is read of B grounds: `kind` int64[B], `colours` int64[B, 2] and `angle` float32[B]."""
+    """What is read of B grounds: `kind` int64[B], `colours` int64[B, 2], `angle` float32[B], `mottle` float32[B, K].
+
+    `mottle` is the relative lightness of a textured ground in a basis of cosines: a texture's seed cannot be read back,
+    its picture can.
+    """
 
     kind: Tensor
     colours: Tensor
     angle: Tensor
+    mottle: Tensor
 
-    def paint(self, pictures: Tensor) -> Tensor:
-        """Return the grounds float32[B, 3, S, S], also where objects hide them.
-
-        A textured one takes its lightness from the pixels that agree: their mean over 3 x 3, and where none agree,
-        over as wide a square as it takes. So noise finer than 3 pixels counts as a residual, and a ground's own texture,
-        of at least 7 pixels a wave, hardly does.
-        """
-        side = pictures.shape[-1]
+    def paint(self, side: int) -> Tensor:
+        """Return the grounds float32[B, 3, side, side], also where objects hide them."""
         first, second = (palette()[1][self.colours[:, k]][:, :, None, None] for k in (0, 1))
-        out = torch.lerp(first, second, _part(self.angle, side)[:, None])
-        rows = (self.kind == 2).nonzero()[:, 0]
-        if len(rows):
-            ray = first[rows] + 1
-            shine = pictures[rows] + 1
-            lightness = (shine * ray).sum(1, keepdim=True) / ray.square().sum(1, keepdim=True)
-            off = (shine - lightness * ray).norm(dim=1, keepdim=True)
-            agree = (off < _NEAR) & ((lightness - 1).abs() < _LIGHTNESS)
-            out[rows] = (ray * _filled(lightness, agree.float()) - 1).clamp(-1, 1)
+        out = first.expand(-1, -1, side, side).clone()
+        for rows in _where(self.kind == 1):
+            out[rows] = torch.lerp(first[rows], second[rows], _part(self.angle[rows], side)[:, None])
+        for rows in _where(self.kind == 2):
+            mottle = (self.mottle[rows] @ _cosines(side).T).unflatten(1, (1, side, side))
+            out[rows] = ((first[rows] + 1) * (1 + mottle) - 1).clamp(-1, 1)
         return out
 
 
 def read_ground(pictures: Tensor) -> Ground:
     """Return the ground that explains most pixels of each of `pictures` float32[B, 3, S, S].
 
-    A lattice of about 16 x 16 pixels is looked at, which is plenty.
+    A lattice of some 14 x 14 pixels is looked at, which is plenty for the kind and the colours.
     """
-    step = max(1, pictures.shape[-1] // 16)
+    step = max(1, pictures.shape[-1] // 12)
     x = pictures[:, :, step // 2 :: step, step // 2 :: step]
     side = x.shape[-1]
     x = x.flatten(2)  # [B, 3, N]
@@ -63,7 +61,7 @@ def read_ground(pictures: Tensor) -> Ground:
     lightness = torch.einsum("kc,bcn->bkn", ray / ray.square().sum(1, keepdim=True), x + 1)
     off = (x[:, None] + 1 - lightness[:, :, None] * ray[:, :, None]).norm(dim=2)
     textured = (off < _NEAR) & ((lightness - 1).abs() < _LIGHTNESS)
-    even = (textured & ((lightness - 1).abs() < _EVEN)).sum(2) > 0.5 * textured.sum(2)
+    even = (textured & ((lightness - 1).abs() < _EVEN)).sum(2) > 0.65 * textured.sum(2)
     graded, angles = _graded(x, colours, side)
     votes = torch.cat(
         [
@@ -79,10 +77,14 @@ def read_ground(pictures: Tensor) -> Ground:
     kind = (best >= n).long() + (best >= n + len(pairs)).long()
     pair = (best - n).clamp(0, len(pairs) - 1)
     single = torch.where(kind == 2, best - n - len(pairs), best.clamp(max=n - 1)).clamp(0, n - 1)
+    mottle = x.new_zeros(len(x), _WAVES * _WAVES)
+    for chosen in _where(kind == 2):
+        mottle[chosen] = _mottle(pictures[chosen], ray[single[chosen]])
     return Ground(
         kind=kind,
         colours=torch.where((kind == 1)[:, None], pairs[pair], single[:, None].expand(-1, 2)),
         angle=torch.where(kind == 1, angles[rows, pair], 0.0),
+        mottle=mottle,
     )
 
 
@@ -127,15 +129,31 @@ def _part(angle: Tensor, side: int) -> Tensor:
     return 0.5 + along / (cos.abs() + sin.abs())[..., None]
 
 
-def _filled(value: Tensor, agree: Tensor) -> Tensor:
-    """Return the mean of `value` over the pixels that agree nearby, the nearer first."""
-    out, total = value.new_zeros(value.shape), value.new_zeros(value.shape)
-    for reach in (1, 3, 7, 15, 31):
-        if 2 * reach + 1 > 2 * value.shape[-1]:
-            break
-        mean = F.avg_pool2d(value * agree, 2 * reach + 1, 1, reach, count_include_pad=False)
-        count = F.avg_pool2d(agree, 2 * reach + 1, 1, reach, count_include_pad=False)
-        take = (total == 0) & (count > 0.2 / (2 * reach + 1))
-        out = torch.where(take, mean / count.clamp(min=1e-6), out)
-        total = total + take
-    return torch.where(total == 0, torch.ones_like(out), out)
+def _mottle(pictures: Tensor, ray: Tensor) -> Tensor:
+    """Return the relative lightness of textured grounds of colour ray - 1 in `_cosines`, float32[B, K].
+
+    Least squares over the pixels that look like the ground, with a ridge: the most likely coefficients where each has
+    the prior variance `_PRIOR` and each pixel the noise `_GRAIN`.
+    """
+    shine, ray = pictures.flatten(2) + 1, ray[:, :, None]
+    lightness = (shine * ray).sum(1) / ray.square().sum(1)
+    off = (shine - lightness[:, None] * ray).norm(dim=1)
+    weight = ((off < _NEAR) & ((lightness - 1).abs() < _LIGHTNESS)).float()
+    basis = _cosines(pictures.shape[-1])
+    gram = torch.einsum("bn,nk,nl->bkl", weight, basis, basis)
+    gram += torch.eye(len(gram[0])) * (_GRAIN**2 / _PRIOR)
+    return torch.linalg.solve(gram, (weight * (lightness - 1)) @ basis)
+
+
+@cache
+def _cosines(side: int) -> Tensor:
+    """Return float32[side^2, K], the products of cosines of 0 to K^(1/2) - 1 half waves along either axis."""
+    place = (torch.arange(side) + 0.5) / side
+    wave = (torch.pi * place[:, None] * torch.arange(_WAVES)).cos()
+    return torch.einsum("yk,xl->yxkl", wave, wave).flatten(2).flatten(0, 1)
+
+
+def _where(mask: Tensor) -> list[Tensor]:
+    """Return the places where `mask` is true as the only entry of a list, which is empty where there are none."""
+    index = mask.nonzero()[:, 0]
+    return [index] if len(index) else []

@@ -1,0 +1,96 @@
+"""Pieces to objects: pieces that one object explains are joined, and all objects of a picture settle together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .fit import Candidates, View, polish, propose, together, views
+from .ground import Ground
+from .layers import Layers, settle
+from .pieces import Pieces, colour_distances, cut
+
+_EACH = 3  # shapes that a piece is refined as
+_WHOLE = 0.6  # of what a piece explains by itself, what a union has to explain of it
+_OWN = 0.012  # of the picture: what an object must show; the smallest one's visible part covers 0.02
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """P pieces and their candidates."""
+
+    pieces: Pieces
+    found: Candidates
+
+    @property
+    def gain(self) -> Tensor:
+        """float32[P]: what the best candidate explains."""
+        return -self.found.best().cost
+
+    def __getitem__(self, index: Tensor) -> Fitted:
+        new = torch.full((len(self.pieces.row),), -1)
+        new[index] = torch.arange(len(index))
+        of = new[self.found.of]
+        return Fitted(self.pieces[index], self.found.renamed(of)[(of >= 0).nonzero()[:, 0]])
+
+    def __add__(self, other: Fitted) -> Fitted:
+        later = other.found.renamed(other.found.of + len(self.pieces.row))
+        return Fitted(self.pieces + other.pieces, together([self.found, later]))
+
+
+def objects(pictures: Tensor, ground: Ground) -> tuple[Layers, Candidates]:
+    """Return the objects in `pictures` float32[B, 3, S, S] on their grounds, and what else they may be."""
+    side = pictures.shape[-1]
+    back = ground.paint(side)
+    away = colour_distances(pictures)
+    pieces = cut(pictures, back, away)
+    taken = pieces.taken(len(pictures))
+
+    def fitted(some: Pieces) -> Fitted:
+        return Fitted(some, _candidates(views(pictures, back, away, some, taken), side))
+
+    whole = _merged(fitted(pieces), fitted)
+    whole = whole[(whole.pieces.mask.sum((1, 2)) >= _OWN * side * side).nonzero()[:, 0]]
+    whole = whole[whole.pieces.row.argsort(stable=True)]
+    row, found = whole.pieces.row, whole.found
+    slot = torch.arange(len(row)) - torch.searchsorted(row, row)
+    layers = Layers(row, slot, whole.pieces.colour, found.best())
+    for keep in (2 * _EACH, 2):
+        layers, found = settle(pictures, back, layers, found.best(keep), (1.3, 1.0))
+    return layers, found
+
+
+def _candidates(view: View, side: int) -> Candidates:
+    free, touched = ((view.touched == t).nonzero()[:, 0] for t in (False, True))
+    # a piece by itself is where it seems to be; one beside others may reach behind them, or lie before them
+    tries = [(free, True, 1, 1), (touched, True, 4, 2), (touched, False, 1, 1)]
+    parts: list[Candidates] = []
+    for rows, behind, reach, step in tries:
+        proposed = propose(view, rows, behind, reach, step, _EACH, side)
+        maps = view.maps[:, 0:2] if behind else view.maps[:, 2:4]
+        parts.append(polish(proposed, view.light, (2.0, 1.3, 1.0), side, maps))
+    return together(parts)
+
+
+def _merged(whole: Fitted, fitted: Callable[[Pieces], Fitted]) -> Fitted:
+    """Return the pieces, with those of one colour joined that one object explains together.
+
+    What hides an object may cut it: first all pieces of a colour are tried, where there are more than two, then pairs.
+    """
+    for groups in (Pieces.crowds, Pieces.pairs, Pieces.pairs, Pieces.pairs):
+        members = groups(whole.pieces)
+        if not len(members):
+            continue
+        union = fitted(whole.pieces.joined(members))
+        gains = members * whole.gain
+        high = gains.amax(1)
+        surplus = union.gain - high - _WHOLE * (gains.sum(1) - high)
+        key = union.pieces.key  # the best union for each picture and colour
+        best = torch.full((int(key.max()) + 1,), 0.0).scatter_reduce(0, key, surplus, "amax")
+        take = ((surplus > 0) & (surplus == best[key])).nonzero()[:, 0]
+        gone = members[take].any(0)
+        whole = whole[(~gone).nonzero()[:, 0]] + union[take]
+    return whole

@@ -1,0 +1,131 @@
+"""The oracle: pictures to scenes, with what is left unexplained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ....core import InputError
+from .. import shapes
+from ..scene import MAX_OBJECTS, Scenes, cat
+from .ground import Ground, read_ground
+from .layers import Drawn, Layers, settle
+from .objects import objects
+
+_CHUNK = 32  # pictures at a time: what they need stays in the caches
+_COARSE = 32  # pixels a side that pictures are parsed at; larger ones are refined at their own size then
+_REAL = 0.35  # of the squared difference where it is seen, what an object has to explain to be one
+# the 99.5th percentiles of blurred and noisy pictures (`python -m sfumato.data.tableau.oracle --calibrate`)
+_RESIDUAL, _WORST = 0.0075, 0.09
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read of B pictures.
+
+    `scenes`: a textured ground's seed cannot be read and is 0; a picture without objects has count 0. `residual`
+    float32[B] is the mean squared distance of picture and parse, painted again, and `worst` [B] its mean over the worst
+    square of an eighth of the side. `valid` bool[B]: both are as small as for pictures of the world that went
+    through a codec. `confidence` float32[B, M]: how much of the squared difference that is there without an object goes
+    away with it, over the pixels where it is seen; 0 where there is none.
+    """
+
+    scenes: Scenes
+    residual: Tensor
+    worst: Tensor
+    valid: Tensor
+    confidence: Tensor
+
+    def __len__(self) -> int:
+        return len(self.residual)
+
+
+@torch.no_grad()
+def read(pictures: Tensor) -> Reading:
+    """Return what is seen in `pictures` float32[B, 3, S, S] in [-1, 1], S of at least 24.
+
+    By analysis and synthesis: the ground is told from most pixels, the rest is cut into pieces by colour, a bank of
+    templates proposes shapes for each, and all objects together are refined by least squares on the picture. Nothing
+    is learned. Raises `InputError` for another shape or values that are not finite.
+    """
+    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3]:
+        raise InputError(f"pictures have shape {[*pictures.shape]}: give [B, 3, S, S]")
+    if pictures.shape[-1] < 24:
+        raise InputError(f"pictures of {pictures.shape[-1]} pixels a side are too small to read: give at least 24")
+    if not bool(torch.isfinite(pictures).all()):
+        raise InputError("pictures have values that are not finite: read those of [-1, 1]")
+    parts = [_read(part) for part in pictures.float().cpu().split(_CHUNK)]
+    if not parts:
+        raise InputError("no pictures to read: give at least one")
+    joined = [torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Reading)[1:]]
+    return Reading(cat([p.scenes for p in parts]), *joined)
+
+
+def _read(pictures: Tensor) -> Reading:
+    side = pictures.shape[-1]
+    factor = max(1, side // _COARSE)
+    small = F.adaptive_avg_pool2d(pictures, side // factor) if factor > 1 else pictures
+    ground = read_ground(small)
+    layers, found = objects(small, ground)
+    scale = side / small.shape[-1]
+    layers, found = layers.scaled(scale), found.scaled(scale)
+    back = ground.paint(side)
+    if factor > 1:
+        layers, found = settle(pictures, back, layers, found.best(2), (1.0, 1.0))
+    drawn = layers.drawn(back)
+    for _ in range(2):  # what is no object goes, the least real first
+        sure = _explained(pictures, layers, drawn)
+        least = torch.ones(len(pictures)).scatter_reduce(0, layers.row, sure, "amin")
+        layers = layers[((sure > _REAL) | (sure > least[layers.row])).nonzero()[:, 0]]
+        drawn = layers.drawn(back)
+    off = (pictures.flatten(2) - drawn.picture).square().mean(1)
+    residual = off.mean(1)
+    cell = max(1, side // 8)
+    worst = F.avg_pool2d(off.unflatten(1, (1, side, side)), cell, max(1, cell // 2)).flatten(1).amax(1)
+    scenes, confidence = _assembled(len(pictures), side, ground, layers, _explained(pictures, layers, drawn))
+    return Reading(scenes, residual, worst, (residual <= _RESIDUAL) & (worst <= _WORST), confidence)
+
+
+def _explained(pictures: Tensor, layers: Layers, drawn: Drawn) -> Tensor:
+    """Return float32[P], the share of the squared difference without each object that goes away with it."""
+    left, _, through = drawn.left(pictures, layers)
+    seen = through * drawn.cover[layers.row, layers.slot]
+    after = (pictures.flatten(2) - drawn.picture).square().sum(1)[layers.row]
+    before = (seen * left.square().sum(1)).sum(1).clamp(min=1e-6)
+    return torch.where(seen.sum(1) > 0, (1 - (seen * after).sum(1) / before).clamp(0, 1), 0.0)
+
+
+def _assembled(batch: int, side: int, ground: Ground, layers: Layers, sure: Tensor) -> tuple[Scenes, Tensor]:
+    """Return the scenes, and how sure each object is, float32[B, M]; at most as many as a scene has, the surest."""
+    rank = _ranks(layers.row, -sure)
+    kept = (rank < MAX_OBJECTS).nonzero()[:, 0]
+    layers, sure = layers[kept], sure[kept]
+    at = layers.row, _ranks(layers.row, layers.slot.float())
+    found = layers.found
+    period = torch.tensor([2 * math.pi / max(order, 1) for order in shapes.SYMMETRY])[found.shape]
+    turn = torch.minimum(found.place[:, 3].clamp(min=0), period * (1 - 1e-6))
+    values = {"shape": found.shape, "colour": layers.colour, "size": found.size, "texture": found.texture}
+    values |= {"x": found.place[:, 0] / side, "y": found.place[:, 1] / side, "radius": found.place[:, 2] / side}
+    dense = {name: value.new_zeros(batch, MAX_OBJECTS).index_put_(at, value) for name, value in (values | {"turn": turn}).items()}
+    scenes = Scenes(
+        count=torch.bincount(layers.row, minlength=batch),
+        ground=ground.kind,
+        ground_colour=ground.colours,
+        ground_angle=ground.angle,
+        ground_seed=torch.zeros(batch, dtype=torch.int64),
+        **dense,
+    )
+    return scenes, sure.new_zeros(batch, MAX_OBJECTS).index_put_(at, sure)
+
+
+def _ranks(row: Tensor, key: Tensor) -> Tensor:
+    """Return the place of each object among those of its row, by `key`."""
+    order = key.argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    out = torch.empty_like(order)
+    out[order] = torch.arange(len(row)) - torch.searchsorted(row[order], row[order])
+    return out
