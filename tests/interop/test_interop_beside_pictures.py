@@ -23,6 +23,7 @@ SOLVERS = {
     "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
 }
+ALL = ["ddim", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpm++2m", "unipc"))]
 TOLD = {"num_inference_steps": 6, "guidance_scale": 5.0, "output_type": "pt", "negative_prompt": "ugly"}
 ASKED = {"n": 1, "guidance": 5.0, "negative": "ugly"}
 
@@ -135,7 +136,7 @@ def draws(monkeypatch):
         )
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_depth_of_a_picture_or_of_a_map_steers(solver, tmp_path, draws):
     theirs, pipe = depth_folder(tmp_path / "model")
     assert isinstance(pipe.extra, Depth)
@@ -224,7 +225,7 @@ def upscaler(path):
     return theirs, sf.load(path)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_a_small_picture_is_enlarged(solver, tmp_path, draws):
     theirs, pipe = upscaler(tmp_path / "model")
     assert isinstance(pipe.extra, Upscale)

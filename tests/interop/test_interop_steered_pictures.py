@@ -23,6 +23,7 @@ SOLVERS = {
     "dpm++2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
 }
+ALL = ["ddim", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpm++2m", "unipc"))]
 SIZE = {"height": 16, "width": 16}
 SAID = {"prompt": "a red cat", "negative_prompt": "ugly", **TOLD}
 XL = {k: v for k, v in tiny_folders.UNET.items() if k not in ("sample_size", "up_block_types")}
@@ -56,10 +57,8 @@ def with_solver(pipe, solver):
     pipe.scheduler = cls.from_config(pipe.scheduler.config, **changes)
 
 
-CASES = [("full", solver) for solver in SOLVERS] + [("small", "ddim")]
-
-
-@pytest.mark.parametrize(("kind", "solver"), CASES)
+@pytest.mark.parametrize("solver", ALL)
+@pytest.mark.parametrize("kind", ["full", "small"])
 def test_sdxl_with_a_controlnet(kind, solver, tmp_path):
     theirs, ours = xl_controlnet(tmp_path / "control", kind)
     peer, pipe = tiny_folders.xl("StableDiffusionXLControlNetPipeline", controlnet=theirs), xl_pipe(tmp_path)
@@ -72,7 +71,7 @@ def test_sdxl_with_a_controlnet(kind, solver, tmp_path):
     assert _distance(ask(pipe, peer.scheduler, x, solver), expected) > 2
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_sdxl_with_an_adapter(solver, tmp_path):
     made = diffusers.T2IAdapter(
         channels=[32, 64, 64], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter_xl"
@@ -109,7 +108,7 @@ def ip_file(path, unet, width):
     save_file(tensors, path)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_sdxl_with_a_picture_for_a_prompt_and_a_controlnet(solver, tmp_path):
     encoder = _encoder()
     encoder.save_pretrained(tmp_path / "image_encoder")

@@ -206,7 +206,7 @@ class Controlled:
     def _rows(self, x: Tensor) -> Tensor:
         """Return the hint with as many rows as `x`, or one: guidance stacks its branches below each other."""
         rows, hints = len(x), len(self.hint)
-        if hints != 1 and rows % hints:
-            raise InputError(f"the hint has {hints} rows, the batch {rows}: give one row, or one a sample")
+        if hints not in (1, samples := rows // len(self.roles)):
+            raise InputError(f"the hint has {hints} rows, the batch {samples}: give one row, or one a sample")
         hint = self.hint.to(device=x.device)
         return hint if hints == 1 else hint.repeat(rows // hints, *(1 for _ in hint.shape[1:]))

@@ -22,7 +22,7 @@ from ..control.sd3_controlnet import SD3ControlNet
 from ..control.t2i_adapter import T2IAdapter
 from ..core import Denoiser, InputError, to_config
 from ..nets.hooked import Hooked, network
-from .given import opened, pixels_of
+from .given import as_it_is, opened, pixels_of
 from .identity import bare, digest
 from .lean import lean_denoiser
 
@@ -41,7 +41,11 @@ class Place:
     device: torch.device
 
     def picture(self, value: Any, channels: int = 3) -> Tensor:
-        """Return a PIL picture, a file or a tensor [B or 1, channels, H, W] in [0, 1] as that, in the call's size."""
+        """Return a PIL picture, a file or a tensor [B or 1, channels, H, W] in [0, 1] as that, in the call's size; of a
+        list, one a sample, all below each other.
+        """
+        if isinstance(value, (list, tuple)):
+            return torch.cat([self.picture(one, channels) for one in cast("Sequence[Any]", value)])
         if isinstance(value, Tensor):
             if value.ndim != 4 or value.shape[1:] != (channels, *self.size):
                 raise InputError(
@@ -66,7 +70,8 @@ class Steering(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ByControlNet:
-    """A ControlNet and its picture: PIL, a file, or a tensor in [0, 1]; `scale`, `start` and `end` as in `Controlled`.
+    """A ControlNet and its picture: PIL, a file, or a tensor in [0, 1], or a list of one a sample; `scale`, `start` and
+    `end` as in `Controlled`.
 
     `guess`: without a prompt's help (guess mode): shallow residuals weaker, and rows without a prompt not steered.
     Those of Stable Diffusion 3 see the picture's latent, without the codec's shift where they know no pooled text: so
@@ -136,7 +141,8 @@ class ByAdapter:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ByImage:
-    """An IP-Adapter and what it is shown: a picture (PIL, a file), read by `tower`, or features [1 or n, ...].
+    """An IP-Adapter and what it is shown: a picture (PIL, a file) or a list of one a sample, read by `tower`, or
+    features [1 or n, ...].
 
     `scale`: a number, or a table from beginnings of sites' names ("up.0") to numbers. Rows without a prompt see no
     picture: the features of zeros. Faces come as features: their networks are not a part of this library.
@@ -161,9 +167,10 @@ class ByImage:
             return self.image, torch.zeros_like(self.image[:1])
         if self.tower is None:
             raise InputError("an image prompt needs a tower that reads pictures, or features instead of a picture")
-        image = as_image(self.image)
-        single = isinstance(self.adapter.config.tokens, LinearTokens)
-        return self.tower.embedding(image) if single else self.tower.states(image)
+        many: Sequence[Any] = self.image if isinstance(self.image, (list, tuple)) else [self.image]
+        read = self.tower.embedding if isinstance(self.adapter.config.tokens, LinearTokens) else self.tower.states
+        found = [read(as_image(one)) for one in many]
+        return torch.cat([features for features, _ in found]), found[0][1]
 
     @cached_property
     def sha256(self) -> str:
@@ -178,10 +185,9 @@ def hashed(net: nn.Module, picture: Any, *settings: Any) -> str:
         to_config(getattr(net, "config", None)) or repr(net),
         [list(s) if isinstance(s, tuple) else s for s in settings],
     ]
-    if not isinstance(picture, Tensor):
-        image = as_image(picture)
-        picture = pixels_of(image, (image.height, image.width), 3)
-    return digest(json.dumps(said, sort_keys=True).encode(), {**net.state_dict(), "picture": picture})
+    many: Sequence[Any] = picture if isinstance(picture, (list, tuple)) else [picture]
+    shown = {f"picture {i}": one if isinstance(one, Tensor) else as_it_is(as_image(one)) for i, one in enumerate(many)}
+    return digest(json.dumps(said, sort_keys=True).encode(), {**net.state_dict(), **shown})
 
 
 def as_image(picture: Any) -> Image:
