@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,9 @@ class Dataset(ABC):
     def codec(self) -> Codec | None:
         """The codec whose latents x_0 is, None where it is what a person looks at."""
         return None
+
+    def prepare(self, say: Callable[[int, int], None] = lambda done, of: None) -> None:  # noqa: B027 - most need nothing
+        """Do what has to be done once before rows are read, telling `say` how many rows are done, of how many."""
 
     @property
     def bin(self) -> float | None:

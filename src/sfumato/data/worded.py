@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..codecs import Codec
@@ -40,6 +40,10 @@ class Worded(Dataset):
             if old in cond:
                 cond[new] = self.words.tokens(text(cond.pop(old)))
         return Batch(batch.x0, cond)
+
+    def prepare(self, say: Callable[[int, int], None] = lambda done, of: None) -> None:
+        """Prepare the data."""
+        self.data.prepare(say)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -87,6 +88,7 @@ class Recipe(Training):
 
         Where there are classes or prompts, one picture of each (at most 64).
         """
+        self.data.prepare(lambda done, of: None if quiet else print(f"data: {done} of {of} rows", file=sys.stderr))
         denoiser = self.denoiser()
         pipeline = self.pipeline(denoiser)
         _check(self, pipeline)

@@ -64,7 +64,7 @@ class Tableau(Dataset):
         x0 = paint(scenes, self.side)
         if self.dequantise:
             x0 = x0 + self.dequantise * noise.like(x0, "dequantise")
-        written = self._write(scenes, rows)
+        written = self.tell(scenes, rows)
         return Batch(x0, Captions().cond([c.text for c in written]) if written else {})
 
     def scenes(self, indices: Sequence[int]) -> Scenes:
@@ -74,7 +74,7 @@ class Tableau(Dataset):
     def captions(self, indices: Sequence[int]) -> list[Caption]:
         """Return the captions of the rows `indices`, with what they claim; none without styles."""
         rows = self.noise(indices)
-        return self._write(sample_scenes(rows, self.law), rows)
+        return self.tell(sample_scenes(rows, self.law), rows)
 
     def noise(self, indices: Sequence[int]) -> Noise:
         """Return the noise that the rows `indices` are drawn from.
@@ -86,7 +86,8 @@ class Tableau(Dataset):
         first = fold("Tableau", self.seed)
         return Noise([first + int(i) for i in indices])
 
-    def _write(self, scenes: Scenes, rows: Noise) -> list[Caption]:
+    def tell(self, scenes: Scenes, rows: Noise) -> list[Caption]:
+        """Return a caption of each scene, style and words drawn from its row of the noise; none without styles."""
         if not self.styles:
             return []
         edges = torch.tensor(self.weights, dtype=torch.float64).cumsum(0)
