@@ -21,6 +21,7 @@ _ROUNDS = (
     8,
     16,
 )  # layouts proposed at once to what is still without, which in the end is laid out in quarters
+_GAP = 0.05  # of the side between objects of one colour: more than a pixel of ground at 32 pixels, or they read as one
 _IN_FRAME, _SEEN = 0.92, 0.65  # of an object; the promise is 0.90 and 0.60, and 128 points count within 0.03
 
 
@@ -95,7 +96,7 @@ def sample_scenes(seeds: Noise | list[int] | range, law: Law | None = None) -> S
         turn=turn * present,
         ground=ground,
         ground_colour=torch.stack([first, torch.where(ground == 1, other, first)], 1),
-        ground_angle=torch.where(ground == 1, 2 * math.pi * drawn[:, 4, 0], 0).float(),
+        ground_angle=torch.where(ground == 1, math.pi * drawn[:, 4, 0], 0).float(),
         ground_seed=torch.where(ground == 2, (drawn[:, 4, 1] * 2**31).long(), 0),
     )
 
@@ -151,7 +152,7 @@ def _layout(
             other = radius[:, i, None]
             free = apart > 0.72 * (own + other)
             within = (apart < other - 0.6 * own) & (own < 0.6 * other)
-            touching = apart < (reach[:, j] + reach[:, i])[:, None] + 0.02
+            touching = apart < (reach[:, j] + reach[:, i])[:, None] + _GAP
             same = (colour[:, i] == colour[:, j])[:, None]
             good &= (free | within) & ~(same & touching)
         pick = good.int().argmax(1)
@@ -173,6 +174,18 @@ def fit(count: Tensor, shape: Tensor, x: Tensor, y: Tensor, radius: Tensor, turn
             covered |= over & present[:, j, None]
         seen[:, i] = 1 - covered.float().mean(1)
     return (((framed >= _IN_FRAME) & (seen >= _SEEN)) | ~present).all(1)
+
+
+def lawful(scenes: Scenes) -> Tensor:
+    """Return bool[B]: whether each scene keeps what `sample_scenes` promises of its places."""
+    ok = fit(scenes.count, scenes.shape, scenes.x, scenes.y, scenes.radius.clamp(min=1e-3), scenes.turn)
+    reach, present = scenes.radius * _reach()[scenes.shape], scenes.present
+    for i in range(1, MAX_OBJECTS):
+        for j in range(i):
+            same = (scenes.colour[:, i] == scenes.colour[:, j]) & present[:, i] & present[:, j]
+            apart = torch.hypot(scenes.x[:, i] - scenes.x[:, j], scenes.y[:, i] - scenes.y[:, j])
+            ok &= ~same | (apart > reach[:, i] + reach[:, j])
+    return ok
 
 
 def spread(shape: Tensor, x: Tensor, y: Tensor, radius: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,10 +80,13 @@ def read_ground(pictures: Tensor) -> Ground:
     mottle = x.new_zeros(len(x), _WAVES * _WAVES)
     for chosen in _where(kind == 2):
         mottle[chosen] = _mottle(pictures[chosen], ray[single[chosen]])
+    angle = torch.where(kind == 1, angles[rows, pair], 0.0)
+    # half a turn less with the colours swapped is the same picture, and [0, pi) is how it is described
+    both = torch.where((angle >= torch.pi)[:, None], pairs[pair].flip(1), pairs[pair])
     return Ground(
         kind=kind,
-        colours=torch.where((kind == 1)[:, None], pairs[pair], single[:, None].expand(-1, 2)),
-        angle=torch.where(kind == 1, angles[rows, pair], 0.0),
+        colours=torch.where((kind == 1)[:, None], both, single[:, None].expand(-1, 2)),
+        angle=angle % torch.pi,
         mottle=mottle,
     )
 
