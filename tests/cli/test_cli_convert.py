@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import sfumato as sf
 from sfumato.cli import main
@@ -148,3 +149,79 @@ def test_a_single_file_is_sampled(theirs, tmp_path, capsys):
     from PIL import Image
 
     assert Image.open(one).tobytes() == Image.open(other).tobytes()
+
+
+def test_what_a_layout_has_no_place_for_is_named(theirs, tmp_path, capsys):
+    assert convert(theirs, tmp_path / "one.safetensors") == 0
+    assert "note" not in capsys.readouterr().err
+    held = load_file(tmp_path / "one.safetensors")
+    held |= {"model_ema.decay": torch.ones(()), "logvar": torch.ones(3), "who.knows": torch.ones(2)}
+    with safe_open(tmp_path / "one.safetensors", "pt") as one:
+        save_file(held, tmp_path / "more.safetensors", one.metadata())
+    words = ["--layout", "diffusers", "--tokenizer", theirs]
+    assert convert(tmp_path / "more.safetensors", tmp_path / "folder", *words) == 0
+    said = capsys.readouterr().err
+    assert f"note: {tmp_path / 'more.safetensors'}: not used: who.knows\n" in said
+    assert "note: not written: logvar, model_ema.decay, who.knows (a diffusers folder has no place for it)\n" in said
+    assert convert(tmp_path / "more.safetensors", tmp_path / "ours", "--layout", "sfumato", "--tokenizer", theirs) == 0
+    assert "not written" not in capsys.readouterr().err
+    assert convert(tmp_path / "ours", tmp_path / "two.safetensors") == 0
+    again = load_file(tmp_path / "two.safetensors")
+    assert again.keys() == held.keys()
+    assert all(torch.equal(again[k], held[k]) for k in held)
+
+
+def test_a_network_alone_is_a_folder_that_diffusers_loads(theirs, tmp_path, capsys):
+    import diffusers
+
+    assert convert(theirs, tmp_path / "one.safetensors") == 0
+    start = "model.diffusion_model."
+    net = {k.removeprefix(start): v for k, v in load_file(tmp_path / "one.safetensors").items() if k.startswith(start)}
+    with safe_open(tmp_path / "one.safetensors", "pt") as one:
+        said = json.loads(one.metadata()["sfumato"]) | {"codec": None, "family": None, "towers": {}}
+    save_file(net, tmp_path / "net.safetensors", {"sfumato": json.dumps(said)})
+    assert convert(tmp_path / "net.safetensors", tmp_path / "net", "--layout", "diffusers") == 0
+    assert "not written: prediction, schedule (a network alone in a folder" in capsys.readouterr().err
+    loaded = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "net").state_dict()
+    given = load_file(theirs / "unet" / "diffusion_pytorch_model.safetensors")
+    assert loaded.keys() == given.keys()
+    assert all(torch.equal(loaded[k], given[k]) for k in given)
+    assert sf.load(tmp_path / "net", prediction=sf.Eps()).shape[0] == 4
+
+
+def test_the_size_of_a_pixarts_pictures(tmp_path, capsys):
+    from sfumato.interop.links import write
+    from sfumato.interop.single import pixart
+    from sfumato.nets import PixArtConfig
+
+    config = PixArtConfig(size=64, scale=1.0, layers=1, context=16, null_tokens=120)
+    net = config.build().half()
+    save_file(write(pixart.links(net), net.state_dict()), tmp_path / "p.safetensors")
+    words = [tmp_path / "p.safetensors", tmp_path / "ours", "--layout", "sfumato"]
+    assert convert(*words) == 2
+    assert "give network=, such as replace(pixart_alpha(512), null_tokens=120), or --picture" in capsys.readouterr().err
+    assert convert(*words, "--picture", 500) == 2
+    assert "500 pixels" in capsys.readouterr().err
+    assert convert(*words, "--picture", 512) == 0
+    assert sf.load(tmp_path / "ours").denoiser.net.config == config
+    assert convert(tmp_path / "ours", tmp_path / "back.safetensors") == 0
+    one, two = load_file(tmp_path / "p.safetensors"), load_file(tmp_path / "back.safetensors")
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    save_file({"decoder.conv_in.weight": torch.ones(2)}, tmp_path / "vae.safetensors")
+    assert convert(tmp_path / "vae.safetensors", tmp_path / "new", "--layout", "sfumato", "--picture", 512) == 2
+
+
+def test_what_a_trainer_put_beside_the_weights_is_named(tmp_path, capsys):
+    held = {"model": {"w": torch.ones(2)}, "ema": {"w": torch.zeros(2)}, "opt": {"lr": 0.1}, "epoch": 3}
+    torch.save(held, tmp_path / "run.pt")
+    assert convert(tmp_path / "run.pt", tmp_path / "run.safetensors", "--allow-pickle") == 0
+    assert "note: left out: ema, epoch, opt\n" in capsys.readouterr().err
+    assert torch.equal(load_file(tmp_path / "run.safetensors")["w"], torch.ones(2))
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as done:
+        convert("--help")
+    assert done.value.code == 0
+    assert "sfumato convert model.safetensors my-model --layout diffusers" in capsys.readouterr().out

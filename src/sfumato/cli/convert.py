@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ EPILOG = """examples:
   sfumato convert my-model ours --layout sfumato --dtype float16
   sfumato convert old.ckpt old.safetensors --allow-pickle  weights alone, read in a child process
 
-Nothing is overwritten. A file holds no tokenizers: give --tokenizer when reading one."""
+Nothing is overwritten. A file holds no tokenizers: give --tokenizer when reading one. What the layout of DST has no
+place for is named."""
 LAYOUTS = ("diffusers", "single", "sfumato")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default=None, help="of the weights (as they are)")
     parser.add_argument("--tokenizer", metavar="DIR", default=None, help="tokenizers of a file, which has none")
     parser.add_argument("--prediction", choices=("eps", "v", "flow"), default=None, help="where SRC does not tell it")
+    parser.add_argument("--picture", type=int, default=None, help="side of the pictures of a PixArt file, if not told")
     parser.add_argument("--variant", default=None, help='one of several sets of weights of SRC, as "fp16"')
     parser.add_argument("--revision", default=None, help="of a model of the hub")
     parser.add_argument("--allow-pickle", action="store_true", help="read .ckpt and .bin: weights alone, in a child")
@@ -52,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
             made = target if alone else Path(scratch) / ("weights.safetensors" if source.is_file() else "model")
             left = convert_pickle(source, made) if source.is_file() else convert_folder(source, made)
             if left:
-                print(f"note: left out, no weights: {', '.join(left[:5])}", file=sys.stderr)
+                more = f" and {len(left) - 8} more" if len(left) > 8 else ""
+                print(f"note: left out: {', '.join(left[:8])}{more}", file=sys.stderr)
             if alone:
                 return _wrote(target)
             source = made
@@ -67,28 +71,34 @@ def _convert(args: argparse.Namespace, source: Path, target: Path, layout: str) 
     import torch
 
     from ..core import Eps, Flow, V
+    from ..interop.single.families import sized
     from ..pipeline import load
 
     predictions: dict[str, Any] = {"eps": Eps(), "v": V(), "flow": Flow()}
-    pipe = load(
-        source,
-        tokenizer=args.tokenizer,
-        variant=args.variant,
-        revision=args.revision,
-        prediction=predictions.get(args.prediction),
-    )
-    if args.dtype is not None:
-        pipe.to(getattr(torch, args.dtype))
-    if layout == "sfumato":
-        pipe.save(target)
-    elif layout == "diffusers":
-        from ..interop.diffusers.writing import write_pipeline
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        pipe = load(
+            source,
+            tokenizer=args.tokenizer,
+            variant=args.variant,
+            revision=args.revision,
+            network=None if args.picture is None else sized(source, args.picture),
+            prediction=predictions.get(args.prediction),
+        )
+        if args.dtype is not None:
+            pipe.to(getattr(torch, args.dtype))
+        if layout == "sfumato":
+            pipe.save(target)
+        elif layout == "diffusers":
+            from ..interop.diffusers.writing import write_pipeline
 
-        write_pipeline(pipe, target)
-    else:
-        from ..interop.single.writing import write_single
+            write_pipeline(pipe, target)
+        else:
+            from ..interop.single.writing import write_single
 
-        write_single(pipe, target)
+            write_single(pipe, target)
+    for note in dict.fromkeys(str(w.message) for w in said if w.category is UserWarning):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _wrote(target: Path) -> int:

@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, cast
 
+INSIDE = ("state_dict", "model", "module", "params_ema")  # where trainers put a network's weights
+
 
 def limited(memory: int, seconds: int) -> None:
     """Bound what this process may map beyond what it has now, and the processor time that it may use."""
@@ -36,19 +38,22 @@ def inflated(path: Path) -> str | None:
 
 
 def tensors_of(held: Any) -> tuple[dict[str, Any], list[str]]:
-    """Return the tensors of what was read, those of a `state_dict` inside it, and the names of what is none."""
+    """Return the tensors of what was read, those of a `state_dict` inside it, and the names of all else."""
     import torch
 
+    left: list[str] = []
     while isinstance(held, dict):
-        inner = next((held[k] for k in ("state_dict", "model", "params_ema") if isinstance(held.get(k), dict)), None)
-        if inner is None or not any(isinstance(v, torch.Tensor) for v in cast("dict[Any, Any]", inner).values()):
+        table = cast("dict[Any, Any]", held)
+        name = next((k for k in INSIDE if isinstance(table.get(k), dict)), None)
+        if name is None or not any(isinstance(v, torch.Tensor) for v in table[name].values()):
             break
-        held = cast("dict[str, Any]", inner)
+        left += [str(k) for k in table if k != name]
+        held = table[name]
     if not isinstance(held, dict):
         return {}, []
     table = cast("dict[Any, Any]", held)
     found = {str(k): v for k, v in table.items() if isinstance(v, torch.Tensor)}
-    return found, sorted(str(k) for k in table if str(k) not in found)
+    return found, sorted([*left, *(str(k) for k in table if str(k) not in found)])
 
 
 def main(words: list[str]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def write_network(net: nn.Module, folder: Path, *, shard: int = SHARD, **more: A
 
 
 def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) -> Path:
-    """Write a pipeline as a new folder with `model_index.json`; return its path.
+    """Write a pipeline as a new folder with `model_index.json`, or a network alone with `config.json`; return its path.
 
     A warning names what the layout has no place for: what no part uses of the file that the pipeline was read from, and
     layers of a text encoder that nobody reads, as the last one of Stable Diffusion 2's. Raises `InputError` for a
@@ -88,6 +88,11 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
     that holds something.
     """
     folder = Path(folder)
+    if alone(pipe):
+        with whole(folder) as aside:
+            write_network(pipe.denoiser.net, aside, shard=shard, sample_size=pipe.shape[-1])
+        warn_of(["schedule", "prediction", *_left_out(pipe)], "a network alone in a folder does not tell them")
+        return folder
     kind, net = class_of(pipe), pipe.denoiser.net
     scheduler = _scheduler(pipe)
     codec = bare(pipe.codec)
@@ -107,6 +112,12 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
         _json(aside / "model_index.json", dict(sorted(index.items())))
     warn_of(_left_out(pipe), "a diffusers folder has no place for it")
     return folder
+
+
+def alone(pipe: Pipeline) -> bool:
+    """Return whether a pipeline is a network without codec and texts, of which no pipeline class is made."""
+    bound = pipe.codec is not None or isinstance(pipe.conditioner, TextConditioner)
+    return not bound and type(pipe.denoiser.net).__name__ in set(NETS) - {"DiT", "UNet"}
 
 
 def _left_out(pipe: Pipeline) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from ...conditioning import ClipText, RefinerText, SD3Text, Tower, XLText
 from ...conditioning.text import Family as Texts
 from ...core import CheckpointError, InputError, Solver
+from ...core.weights import check_header
 from ...nets.diffit import DiffiTConfig
 from ...nets.dit import DiTConfig
 from ...nets.hunyuan_dit import HunyuanDiTConfig
@@ -142,6 +144,17 @@ def family_of(shapes: Shapes, path: str) -> tuple[str, str]:
     if any(name.startswith(("lora_", "unet.", "text_encoder.")) or ".lora_" in name for name in shapes):
         raise InputError(f"{path} holds adapters (LoRA), no model: add it to a model")
     raise InputError(f"{path} is no checkpoint that is known here; its first tensor is {next(iter(shapes), 'none')!r}")
+
+
+def sized(path: Path, picture: int) -> PixArtConfig:
+    """Return the configuration of the PixArt in a file that does not tell its pictures' size; `InputError` for others."""
+    shapes = {name: spec.shape for name, spec in check_header(path)[0].items()}
+    kind, prefix = family_of(shapes, str(path))
+    if not kind.startswith("pixart"):
+        raise InputError(f"{path} holds a {FAMILIES[kind].architecture}: the size of pictures is for PixArt's files")
+    if picture < 16 or picture % 16:
+        raise InputError(f"pictures of {picture} pixels have no whole number of patches of 16")
+    return pixart.config({name.removeprefix(prefix): shape for name, shape in shapes.items()}, picture)
 
 
 def _family(kind: str, shapes: Shapes, prefix: str) -> str:

@@ -75,9 +75,10 @@ def config(shapes: Mapping[str, Sequence[int]], picture: int | None = None, scal
     if picture is None and "pos_embed" in shapes:
         picture = round(shapes["pos_embed"][1] ** 0.5) * patch * FACTOR
     elif picture is None and not sizes:
+        kind = "sigma" if null_tokens == 300 else "alpha"
         raise InputError(
-            "this PixArt does not tell the size of its pictures: give network=, such as pixart_alpha(512) or "
-            "pixart_sigma(1024) of sfumato.nets.pixart"
+            "this PixArt does not tell the size of its pictures: give network=, such as "
+            f"replace(pixart_{kind}(512), null_tokens={null_tokens}), or --picture"
         )
     picture = picture or 1024
     least = 0.0 if null_tokens == 300 or windows else 1.0
