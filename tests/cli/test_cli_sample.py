@@ -202,3 +202,15 @@ def test_what_cannot_be_is_one_line(case, tmp_path, capsys, monkeypatch, words, 
     assert says in lines[0], lines[0]
     assert out == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_leaves_the_finite_numbers_ends_with_the_modules_name(case, tmp_path, capsys):
+    pipe = sf.load(case[0] / "model")
+    with torch.no_grad():
+        pipe.denoiser.net.middle[0].res.conv2.bias[0] = torch.inf
+    pipe.save(tmp_path / "broken")
+    assert main(["sample", str(tmp_path / "broken"), *WORDS, "--out", str(tmp_path / "out")]) == 3
+    _, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "denoiser.middle.0.res.conv2 gave values that are not finite" in line
+    assert not (tmp_path / "out").exists()
