@@ -14,13 +14,7 @@ from . import shapes
 from .scene import COLOURS, GROUND_COLOURS, MAX_OBJECTS, RADII, SHAPES, Scenes, held_out
 
 _TRIES = 6  # places proposed for an object, of which the first that fits is taken
-_ROUNDS = (
-    1,
-    2,
-    4,
-    8,
-    16,
-)  # layouts proposed at once to what is still without, which in the end is laid out in quarters
+_ROUNDS = (1, 2, 4, 8, 16)  # layouts proposed at once to a scene without one, which in the end is laid out in quarters
 _GAP = 0.05  # of the side between objects of one colour: more than a pixel of ground at 32 pixels, or they read as one
 _IN_FRAME, _SEEN = 0.92, 0.65  # of an object; the promise is 0.90 and 0.60, and 128 points count within 0.03
 
@@ -184,7 +178,7 @@ def lawful(scenes: Scenes) -> Tensor:
         for j in range(i):
             same = (scenes.colour[:, i] == scenes.colour[:, j]) & present[:, i] & present[:, j]
             apart = torch.hypot(scenes.x[:, i] - scenes.x[:, j], scenes.y[:, i] - scenes.y[:, j])
-            ok &= ~same | (apart > reach[:, i] + reach[:, j])
+            ok &= ~same | (apart >= reach[:, i] + reach[:, j] + _GAP)
     return ok
 
 

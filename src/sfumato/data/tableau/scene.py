@@ -63,7 +63,8 @@ class Scenes:
     Attributes are numbers into the tuples of this module. `turn` is in radians, clockwise, in [0, 2 pi / order) of the
     shape's symmetry (0 where every turn looks the same). `ground_colour` holds two colours, of which a graded ground
     runs from the first to the second in the direction `ground_angle`, in [0, pi), since half a turn more with the
-    colours swapped is the same picture; elsewhere both are the same and the angle is 0. `ground_seed` draws the texture of a textured ground and is 0 elsewhere.
+    colours swapped is the same picture; elsewhere both are the same and the angle is 0. `ground_seed` draws the texture
+    of a textured ground and is 0 elsewhere.
     """
 
     count: Tensor  # int64[B]

@@ -66,7 +66,7 @@ class English:
         parts: list[str] = []
         inline = _inline(claims)
         for k, mention in enumerate(claims.mentions):
-            phrase = self._noun(mention, draws, article=False)
+            phrase = self.noun(mention, draws, article=False)
             if k - 1 in inline:
                 parts[-1] += f" {self._relation(inline[k - 1], draws)} {phrase}"
             else:
@@ -80,7 +80,7 @@ class English:
     def full(self, claims: Claims, draws: Draws) -> str:
         """Return sentences: objects first, one by one or in a list, then what is left to say of them."""
         inline = _inline(claims) if draws.chance(0.6) else {}
-        nouns = [self._noun(mention, draws) for mention in claims.mentions]
+        nouns = [self.noun(mention, draws) for mention in claims.mentions]
         ground = "" if claims.ground is None else _article(self._ground(claims.ground, draws))
         noun = self._word(GROUND_NOUNS, draws)
         sentences: list[str] = []
@@ -110,13 +110,14 @@ class English:
     def _apart(self, claims: Claims, relation: tuple[str, int, int], draws: Draws) -> str:
         name, i, j = relation
         verb = "is" if claims.mentions[i].number == 1 else "are"
-        return f"{self._again(claims, i, draws)} {verb} {self._relation(name, draws)} {self._again(claims, j, draws)}"
+        return f"{self.again(claims, i, draws)} {verb} {self._relation(name, draws)} {self.again(claims, j, draws)}"
 
-    def _again(self, claims: Claims, k: int, draws: Draws) -> str:
+    def again(self, claims: Claims, k: int, draws: Draws) -> str:
         """Return the definite description of a mention, as short as it can be and still mean this one."""
-        return "the " + self._noun(_reference(claims, k), draws, article=False, number=False)
+        return "the " + self.noun(_reference(claims, k), draws, article=False, number=False)
 
-    def _noun(self, mention: Mention, draws: Draws, *, article: bool = True, number: bool = True) -> str:
+    def noun(self, mention: Mention, draws: Draws, *, article: bool = True, number: bool = True) -> str:
+        """Return a mention in words."""
         pairs = ANY_NOUN if mention.shape is None else NOUNS[mention.shape]
         said = mention.said
         words = [self._word(ADJECTIVES[a][said[a]], draws) for a in ("size", "texture", "colour") if a in said]
