@@ -141,6 +141,8 @@ WHOLE = {
     "scatter": lambda x, t: torch.zeros_like(x).scatter_(1, x.argsort(1), x * t) + x.gather(1, x.argsort(1)),
 }
 REPLAYED = ADDED | BETAS | MEMORY | WHOLE
+HALF = ["half", "a cast down"]
+GROUPS = [HALF, *([name for name in REPLAYED if name not in HALF][i::8] for i in range(8))]  # compiled as one
 
 weight = W.clone()
 READ = "go by values of the state"
@@ -188,10 +190,10 @@ def draw(denoiser, compile, seed=0, solver=None) -> Tensor:
     return sf.sample(denoiser, (3, 4), solver=solver, grid=grid, seeds=range(seed, seed + 3), compile=compile)
 
 
-def same(function, bar=1e-6) -> None:
+def same(function, bar=1e-6, solver=None) -> None:
     denoiser = Program(function)
     for seed in (0, 7, 0):  # recorded from one start, replayed from others
-        ours, eager = draw(denoiser, True, seed), draw(Program(function), False, seed)
+        ours, eager = draw(denoiser, True, seed, solver), draw(Program(function), False, seed, solver)
         torch.testing.assert_close(ours, eager, rtol=bar, atol=bar)
 
 
@@ -202,10 +204,11 @@ def test_what_a_network_does_replays(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(8))
-def test_what_a_network_does_compiles(i):
-    some = list(REPLAYED.values())[i::8]
-    same(lambda x, t: torch.stack([torch.tanh(function(x, t)).to(x) for function in some]).mean(0), 1e-5)
+@pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
+def test_what_a_network_does_compiles(names):
+    mean = lambda x, t: torch.stack([torch.tanh(REPLAYED[name](x, t)).to(x) for name in names]).mean(0)
+    # a compiler keeps in float32 what bfloat16 would have rounded in between
+    same(mean, 1e-2 if names is HALF else 1e-5, sf.solvers.DDIM())
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -9,10 +9,12 @@ from sfumato.core import (
     InputError,
     Noise,
     Rectified,
+    Schedule,
     Score,
     VPLinear,
     VPScaledLinear,
     ZeroTerminalSNR,
+    combine,
     evaluations,
     grids,
     sample,
@@ -97,6 +99,7 @@ def test_update(size, dtype):
             update(x.clone(), 0.7, y, 0.2).double(), 0.7 * x.double() + 0.2 * y.double(), **rounding
         )
         torch.testing.assert_close(update(x.clone(), 1.0, y, 0.2), x + 0.2 * y, **rounding)
+        torch.testing.assert_close(combine(x.clone(), 0.7, (y, z, x), (0.2, -1.3)).double(), exact, **rounding)
         shared = x.clone()
         torch.testing.assert_close(update(shared, 0.7, shared, 0.2), 0.9 * x, **rounding)
     kept = x.clone().requires_grad_()
@@ -126,3 +129,27 @@ def test_refusals(change, said):
     given = {"shape": (4, 2), "solver": DDIM(), "grid": grids.uniform(VE(), 3), "seeds": range(4)} | change
     with pytest.raises(InputError, match=said):
         sample(CLASSES.denoiser(VE()), **given)
+
+
+class Drifting(Schedule):
+    """A straight path whose slope may change."""
+
+    slope = 1.0
+
+    def __call__(self, t):
+        return (1.0 - 0.5 * t**2) ** 0.5, self.slope * 0.5**0.5 * t
+
+    def inverse(self, lam):
+        raise NotImplementedError
+
+
+def test_a_grid_is_planned_once_on_a_schedule_that_cannot_change():
+    grid = grids.uniform(VPLinear(), 3)
+    assert steps(VPLinear(), grid) is steps(VPLinear(), grid.clone())
+    assert steps(VPLinear(beta_max=19.0), grid) != steps(VPLinear(), grid) != steps(VPLinear(), grid[:-1])
+    drifting = Drifting()
+    for schedule in (drifting, ZeroTerminalSNR(base=drifting)):
+        drifting.slope = 1.0
+        before = steps(schedule, grid)
+        drifting.slope = 2.0
+        assert steps(schedule, grid)[0].sigma_t != before[0].sigma_t

@@ -20,7 +20,7 @@ from .inversion import RoundTrip, invert, round_trip
 from .model import Model
 from .noise import Noise, fold
 from .predictions import X0, Eps, Flow, Karras, Prediction, Score, V
-from .sampling import Solver, Step, evaluations, fit, sample, steps, update
+from .sampling import Solver, Step, combine, evaluations, fit, sample, steps, update
 from .schedules import (
     VE,
     VP,
@@ -74,6 +74,7 @@ __all__ = [
     "VPSigmoid",
     "ZeroTerminalSNR",
     "check_cond",
+    "combine",
     "device_of",
     "evaluations",
     "fit",

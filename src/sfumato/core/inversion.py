@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +71,7 @@ def round_trip(
     return RoundTrip(x, back, (back - x0).double().flatten(1).square().mean(1).sqrt())
 
 
-def _upwards(plan: list[Step]) -> list[Step]:
+def _upwards(plan: Sequence[Step]) -> list[Step]:
     """Return the steps of a plan reversed, from data to noise."""
     n = len(plan)
     return [

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from itertools import repeat
 from operator import gt
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from .config import REGISTRY
 from .denoiser import Denoiser, check_cond, device_of, prepare
 from .errors import InputError
 from .noise import Noise
@@ -81,21 +85,39 @@ class Solver(Protocol):
         ...
 
 
-_LARGE = 1 << 18  # values: a state of this size leaves the caches between two operations
-_BLOCK = 1 << 17  # values handled at a time then
+_LARGE = 1 << 18  # values: from here on a pass over a state costs more than the calls that save one
+
+_GRID = "a grid is a falling sequence of at least two times: use one of sfumato.grids"
 
 Callback = Callable[[Step, Tensor], None]
 
 
-def steps(schedule: Schedule, grid: Tensor) -> list[Step]:
+def steps(schedule: Schedule, grid: Tensor) -> tuple[Step, ...]:
     """Return the steps of a grid of times (float64[n + 1], falling) on a schedule."""
-    times = grid.double()
-    t = times.tolist()
-    if grid.ndim != 1 or len(t) < 2 or not all(map(gt, t, t[1:])):
-        raise InputError("a grid is a falling sequence of at least two times: use one of sfumato.grids")
-    n, alpha, sigma = len(t) - 1, *(v.tolist() for v in schedule(times))
+    if grid.ndim != 1:
+        raise InputError(_GRID)
+    times = tuple(grid.double().tolist())
+    if _fixed(schedule):
+        with suppress(TypeError):  # one that cannot be compared is planned anew
+            return _plan(schedule, times)
+    return _plan.__wrapped__(schedule, times)
+
+
+def _fixed(schedule: Schedule) -> bool:
+    """Return whether a schedule is registered, with those that it is made of: numbers, which never change."""
+    if REGISTRY.get(type(schedule).__name__) is not type(schedule):
+        return False
+    values = (getattr(schedule, field.name) for field in fields(cast(Any, schedule)))
+    return all(_fixed(v) for v in values if isinstance(v, Schedule))
+
+
+@functools.lru_cache(maxsize=64)  # the next batch on the same grid asks for the same steps
+def _plan(schedule: Schedule, t: tuple[float, ...]) -> tuple[Step, ...]:
+    if len(t) < 2 or not all(map(gt, t, t[1:])):
+        raise InputError(_GRID)
+    n, alpha, sigma = len(t) - 1, *(v.tolist() for v in schedule(torch.tensor(t, dtype=torch.float64)))
     rows = zip(range(n), repeat(n), t, t[1:], alpha, sigma, alpha[1:], sigma[1:], strict=False)
-    return list(map(Step._make, rows))
+    return tuple(map(Step._make, rows))
 
 
 def evaluations(solver: Solver, grid: Tensor, schedule: Schedule | None = None) -> int | None:
@@ -190,31 +212,37 @@ def loop(
     return x
 
 
-def blocked(x: Tensor) -> bool:
-    """Return whether sums go block by block: beyond the caches, unless a run is written down for a compiler to fuse."""
-    return x.numel() >= _LARGE and torch._C._len_torch_dispatch_stack() == 0
-
-
 def update(x: Tensor, a: float, y: Tensor, b: float, z: Tensor | None = None, c: float = 0.0) -> Tensor:
     """Return a x + b y + c z: every solver's last line. Written over `x`, unless autograd records or they share it.
 
-    A state beyond the caches goes through them block by block, and `addr_` (beta x + alpha u v^T, here with u = 1)
-    scales and adds in one pass: memory is all that such a step costs.
+    Memory is all that the step of a large state costs, a pass for each operation: `addr_` (beta x + alpha u v^T, here
+    with u = 1) scales and adds in one.
     """
     place = x.data_ptr()
     if torch.is_grad_enabled() or y.data_ptr() == place or (z is not None and z.data_ptr() == place):
         x = torch.add(x * a, y, alpha=b)
         return x if z is None else x.add(z, alpha=c)
-    if blocked(x) and all(v is None or (v.is_contiguous() and v.dtype == x.dtype) for v in (x, y, z)):
-        one = x.new_ones(1)
-        if z is None:
-            x.view(1, -1).addr_(one, y.view(-1), beta=a, alpha=b)
-            return x
-        for x_i, y_i, z_i in zip(*(v.view(-1).split(_BLOCK) for v in (x, y, z)), strict=True):
-            x_i.unsqueeze(0).addr_(one, y_i, beta=a, alpha=b)
-            x_i.add_(z_i, alpha=c)
-        return x
-    if a != 1.0:
-        x.mul_(a)
-    x.add_(y, alpha=b)
+    if x.numel() >= _LARGE and _one_pass(x, y):
+        x.view(1, -1).addr_(x.new_ones(1), y.view(-1), beta=a, alpha=b)
+    else:
+        if a != 1.0:
+            x.mul_(a)
+        x.add_(y, alpha=b)
     return x if z is None else x.add_(z, alpha=c)
+
+
+def combine(x: Tensor, a: float, values: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """Return a x + sum_j factors_j values_j, values[0] being the newest; like `update`, written over `x`.
+
+    A past value cannot share its memory with x.
+    """
+    x = update(x, a, values[0], factors[0])
+    for value, b in zip(values[1:], factors[1:], strict=False):
+        x = x.add(value, alpha=b) if torch.is_grad_enabled() else x.add_(value, alpha=b)
+    return x
+
+
+def _one_pass(x: Tensor, y: Tensor) -> bool:
+    """Return whether a sum is one for `addr_`; where a run is written down a compiler fuses any."""
+    alike = x.dtype == y.dtype and x.is_contiguous() and y.is_contiguous()
+    return alike and torch._C._len_torch_dispatch_stack() == 0

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..core import Step
+from ..core import Step, combine
 from .multistep import Lams, damping
-from .phi import adams, combine
+from .phi import adams
 
 Weight = Callable[[float], float]
 

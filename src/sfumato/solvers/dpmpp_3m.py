@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core import Denoiser, Noise, Step, register
+from ..core import Denoiser, Noise, Step, combine, register
 from .multistep import History, Lams, advance
-from .phi import combine, integrals
+from .phi import integrals
 
 
 @register

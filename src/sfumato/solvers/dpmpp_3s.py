@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core import Denoiser, Noise, Step, register
-from .phi import adams, between, combine
+from ..core import Denoiser, Noise, Step, combine, register
+from .phi import adams, between
 
 R1, R2 = 1 / 3, 2 / 3  # where in a step the second and the third x0_hat are taken
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..core import Step
-from .phi import adams, combine
+from ..core import Step, combine
+from .phi import adams
 
 Lams = tuple[float, ...]
 

@@ -11,14 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from ..core import Schedule, Step, update
-from ..core.sampling import blocked
+from ..core import Schedule, Step
 
 _NEAR = 0.1  # the |h| below which I_n is summed as a series
-_BLOCK = 1 << 17  # values: a state beyond the caches goes through them block by block, as in `update`
 
 
 def integrals(h: float, n: int) -> list[float]:
@@ -68,33 +63,6 @@ def adams(h: float, nodes: Sequence[float]) -> list[float]:
         (third - (q + r) * second + q * r * first) / (p * (p - q) * (p - r))
         for p, q, r in ((a, b, c), (b, a, c), (c, a, b))
     ]
-
-
-def combine(x: Tensor, a: float, values: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """Return a x + sum_j factors_j values_j, values[0] being the newest; like `update`, written over `x`.
-
-    For more than two values `update` would go over the whole of x twice. A past value cannot share its memory with x.
-    """
-    if len(factors) == 1:
-        return update(x, a, values[0], factors[0])
-    if len(factors) == 2:
-        return update(x, a, values[0], factors[0], values[1], factors[1])
-    if torch.is_grad_enabled() or values[0].data_ptr() == x.data_ptr():
-        x = x * a
-        for value, b in zip(values, factors):
-            x = x.add(value, alpha=b)
-        return x
-    if blocked(x) and all(v.is_contiguous() and v.dtype == x.dtype for v in (x, *values)):
-        one = x.new_ones(1)
-        for x_i, *parts in zip(*(v.view(-1).split(_BLOCK) for v in (x, *values[: len(factors)]))):
-            x_i.unsqueeze(0).addr_(one, parts[0], beta=a, alpha=factors[0])
-            for part, b in zip(parts[1:], factors[1:]):
-                x_i.add_(part, alpha=b)
-        return x
-    x.mul_(a)
-    for value, b in zip(values, factors):
-        x.add_(value, alpha=b)
-    return x
 
 
 def between(schedule: Schedule, k: Step, r: float) -> tuple[float, float, float]:

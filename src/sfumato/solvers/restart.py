@@ -103,7 +103,7 @@ class Restart:
         """Return whether this step is the one that comes to `low`."""
         return k.sigma_s <= self.low * k.alpha_s and k.sigma_t > self.low * k.alpha_t
 
-    def _back(self, schedule: Schedule, end: float) -> list[Step]:
+    def _back(self, schedule: Schedule, end: float) -> tuple[Step, ...]:
         """Return the steps from the level `high` to the time `end`."""
         alpha, sigma = schedule(end)
         ends = (self.high ** (1 / _RHO), (sigma / alpha) ** (1 / _RHO))
