@@ -20,6 +20,7 @@ from ..recipes import Recipe, train
 from ..recipes import digits as digits_recipe
 from ..train import Run, read_metrics
 from . import figures
+from .captions import Act, act, section, shipped
 from .report import Page, render, results
 from .scores import Data, score
 
@@ -45,23 +46,28 @@ def run(args: Namespace) -> int:
     began = time.monotonic()
     chosen = recipe(args.steps, args.seed)
     folder = Run.create(args.out, "demo", to_config(chosen))
-    _say(f"1/4  training a U-Net on {len(chosen.data)} scans; grids of samples appear in {folder.samples}")
+    _say(f"1/5  training a U-Net on {len(chosen.data)} scans; grids of samples appear in {folder.samples}")
     trainer, outcome = train(chosen, folder)
     trained = time.monotonic()
     with trainer.ema_weights() as denoiser:
         pipeline = chosen.pipeline(denoiser)
         pipeline.save(folder.path / "model")
         data = load()
-        _say("2/4  training the classifier that reads the samples back")
+        _say("2/5  training the classifier that reads the samples back")
         classifier = fit_classifier(data.train, data.train_y, ClassifierConfig(classes=10), seed=args.seed)
         read = 100 * classifier.accuracy(data.held_out, data.held_out_y)
         _say(f"     it reads {read:.1f} % of the held-out scans right")
-        _say(f"3/4  drawing {args.samples} samples")
+        _say(f"3/5  drawing {args.samples} samples")
         samples = draw(pipeline, args.samples // 10)
         counts = (*STRIP, pipeline.defaults.steps)
         strip = [(f"{n} step{'s' * (n > 1)}", one_each(pipeline, n)) for n in counts]
-    _say("4/4  measuring")
-    summary = report(folder, chosen, pipeline, samples, strip, data, classifier, began, trained, outcome.seconds)
+    words = shipped()
+    _say("4/5  asking the text-to-image model of the package" if words else "4/5  (no text-to-image model here)")
+    second = None if words is None else act(words)
+    _say("5/5  measuring")
+    summary = report(
+        folder, chosen, pipeline, samples, strip, data, classifier, began, trained, outcome.seconds, second
+    )
     print(json.dumps(summary, indent=1) if args.json else _closing(summary))
     return 0 if summary["reached"] else 1
 
@@ -110,6 +116,7 @@ def report(
     began: float,
     trained: float,
     training_seconds: float,
+    second: Act | None,
 ) -> dict[str, Any]:
     """Measure, write report.html and results.json into the run's folder, and return the summary."""
     x, asked = samples
@@ -137,6 +144,7 @@ def report(
         memorisation=near,
         commands=[f"sfumato sample {model} 7 -n 16", f"sfumato inspect {model}", f"sfumato train {folder.path}"],
         settings=settings,
+        second=section(second),
     )
     path = folder.path / "report.html"
     path.write_text(render(page), encoding="utf-8")
@@ -148,6 +156,7 @@ def report(
         "model": str(model),
         "seconds": round(time.monotonic() - began, 1),
         "training_seconds": round(trained - began, 1),
+        "captions": None if second is None else second.summary(),
     }
     (folder.path / "results.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     return summary
@@ -159,6 +168,8 @@ def _closing(summary: dict[str, Any]) -> str:
         + (f" {'reached' if r['passed'] else 'MISSED'} ({r['bar']})" if r["bar"] else "")
         for r in summary["rows"]
     ]
+    told = summary["captions"] or {"prompts": {}}
+    lines += [f"  {score['right']} of {score['of']} right: {prompt}" for prompt, score in told["prompts"].items()]
     return "\n".join([*lines, f"done in {summary['seconds']:.0f} s", f"report: {summary['report']}"])
 
 

@@ -27,6 +27,7 @@ class Page:
     memorisation: Memorisation
     commands: Sequence[str]
     settings: str
+    second: str = ""
 
 
 def render(page: Page) -> str:
@@ -38,7 +39,7 @@ def render(page: Page) -> str:
         copying=_copying(page.memorisation),
         commands=html.escape("\n".join(page.commands)),
         settings=html.escape(page.settings),
-        **{name: getattr(page, name) for name in ("grid", "strip", "loss", "distances", "neighbours")},
+        **{name: getattr(page, name) for name in ("grid", "strip", "loss", "distances", "neighbours", "second")},
     )
 
 
