@@ -16,6 +16,7 @@ from sfumato.conditioning.depth import read_depth_model
 from sfumato.core import CheckpointError
 from sfumato.interop.diffusers.sampler import sampler
 from sfumato.interop.diffusers.scheduler import contract
+from sfumato.interop.diffusers.writing import write_pipeline
 from sfumato.pipeline.extra import Depth, Upscale
 
 SOLVERS = {
@@ -337,3 +338,23 @@ def test_instructions_are_told_the_same_in_less_memory(savers, tmp_path):
     torch.testing.assert_close(
         pipe("a red cat", n=1, steps=3, image=picture()).pixels, plain.pixels, rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("kind", ["depth", "upscaler"])
+def test_what_stands_beside_is_written_back_and_diffusers_loads_it(kind, tmp_path):
+    make = depth_folder if kind == "depth" else upscaler
+    theirs, pipe = make(tmp_path / "model")
+    write_pipeline(pipe, tmp_path / "back")
+    assert sf.load(tmp_path / "back").sha256() == pipe.sha256()
+    back = type(theirs).from_pretrained(tmp_path / "back")
+    for name in ("unet", "vae", "text_encoder", *(["depth_estimator"] if kind == "depth" else [])):
+        first, second = getattr(theirs, name).state_dict(), getattr(back, name).state_dict()
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    if kind == "depth":
+        shape = ("size", "image_mean", "image_std", "do_resize", "keep_aspect_ratio", "resample")
+        assert all(getattr(theirs.feature_extractor, k) == getattr(back.feature_extractor, k) for k in shape)
+    else:
+        assert back.config.max_noise_level == 350
+        first, second = theirs.low_res_scheduler.alphas_cumprod, back.low_res_scheduler.alphas_cumprod
+        torch.testing.assert_close(first, second)

@@ -23,15 +23,18 @@ from ...conditioning import (
     XLText,
     write_tower,
 )
-from ...core import FlowTime, InputError, LearnedVariance, Plain, Preconditioned, nearest
+from ...conditioning.depth import write_depth_model
+from ...core import Eps, FlowTime, InputError, LearnedVariance, Plain, Preconditioned, nearest
 from ...pipeline import Pipeline
 from ...pipeline.aside import whole
+from ...pipeline.extra import Upscale
 from ...pipeline.identity import bare
 from ...pipeline.origin import warn_of
 from ..files import SHARD, write_shards
 from ..links import write
 from .folder import KINDS, layout
 from .sampler import sampler
+from .scheduler import describe
 from .shortened import bare_names, shortened
 
 NETS = {
@@ -50,6 +53,7 @@ NETS = {
 SD = {
     0: "StableDiffusionPipeline",
     1: "StableDiffusionDepth2ImgPipeline",
+    3: "StableDiffusionUpscalePipeline",
     4: "StableDiffusionInstructPix2PixPipeline",
     5: "StableDiffusionInpaintPipeline",
 }
@@ -108,10 +112,26 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
         (aside / "scheduler").mkdir()
         _json(aside / "scheduler" / "scheduler_config.json", scheduler | {"_diffusers_version": VERSION})
         index["scheduler"] = ["diffusers", scheduler["_class_name"]]
-        index |= _texts(pipe, kind, aside)
+        index |= _texts(pipe, kind, aside) | _beside(pipe, aside)
         _json(aside / "model_index.json", dict(sorted(index.items())))
     warn_of(_left_out(pipe), "a diffusers folder has no place for it")
     return folder
+
+
+def _beside(pipe: Pipeline, folder: Path) -> dict[str, Any]:
+    """Write what stands beside the latent, and return what the index says of it."""
+    if isinstance(pipe.extra, Upscale):
+        said = describe(pipe.extra.schedule, Eps()) | {"_class_name": "DDPMScheduler"}
+        (folder / "low_res_scheduler").mkdir()
+        _json(folder / "low_res_scheduler" / "scheduler_config.json", said | {"_diffusers_version": VERSION})
+        return {"low_res_scheduler": ["diffusers", "DDPMScheduler"], "max_noise_level": pipe.extra.most}
+    if pipe.depth_model is None:
+        return {}
+    write_depth_model(pipe.depth_model, folder / "depth_estimator", folder / "feature_extractor")
+    return {
+        "depth_estimator": ["transformers", "DPTForDepthEstimation"],
+        "feature_extractor": ["transformers", "DPTImageProcessor"],
+    }
 
 
 def alone(pipe: Pipeline) -> bool:
@@ -191,6 +211,8 @@ def _texts(pipe: Pipeline, kind: str, folder: Path) -> dict[str, Any]:
         said |= {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
     if isinstance(texts.family, ClipText):
         said["requires_safety_checker"] = False
+    if kind in (SD[1], SD[3]):  # which have none of the parts of the others
+        return {key: value for key, value in said.items() if key != "requires_safety_checker"}
     group = next((g for g in ("StableDiffusionXL", "StableDiffusion3", "StableDiffusion") if kind.startswith(g)), "")
     return said | {name: [None, None] for name in ABSENT.get(group, ())}
 
