@@ -75,7 +75,7 @@ def model(path: Path) -> dict[str, Any]:
         "kind": _kind(path),
         "parameters": sum(p.numel() for p in pipe.denoiser.net.parameters()),
         "bytes": sum(t.numel() * t.element_size() for t in tensors.values()),
-        "parts": _parts(weights_of(pipe.denoiser.net, pipe.codec, pipe.conditioner)),
+        "parts": _parts(weights_of(pipe.denoiser.net, pipe.codec, pipe.conditioner, pipe.depth_model)),
         "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "sha256": pipe.sha256(),
         **config.pop("denoiser"),
