@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from sfumato.interop.diffusers import dit, latent_unet, mmdit
 from sfumato.interop.diffusers.layout import Layout
 from sfumato.interop.links import read
 from sfumato.pipeline.folder import empty
+from sfumato.pipeline.packing import quick
 
 TABLE = sf.Table.from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2)
 VPS = {"schedule": TABLE, "prediction": sf.Eps(), "scaling": sf.Plain(scale=1000.0, shift=-1.0)}
@@ -40,10 +42,15 @@ class Model:
     scale: float = 4.0
     time: float = 0.5
 
-    def theirs(self) -> nn.Module:
+    def theirs(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """Return diffusers' network, with random weights that are the same at every call."""
         torch.manual_seed(0)
-        net = self.make().eval()
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)  # made in it: in float32 first, it would take twice the memory
+        try:
+            net = self.make().eval()
+        finally:
+            torch.set_default_dtype(default)
         if self.layout is dit.LAYOUT:  # released files hold one embedder, many times
             for block in net.transformer_blocks:
                 block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
@@ -81,11 +88,21 @@ class Model:
 
         return step
 
-    def step(self, net: nn.Module, batch: int, device: str = "cpu") -> Callable[[], Tensor]:
-        """Return the step by ours, prepared for a run as `sample` does it: () -> x_0."""
+    def step(
+        self, net: nn.Module, batch: int, device: str = "cpu", memory: tuple[str, ...] = ()
+    ) -> Callable[[], Tensor]:
+        """Return the step by ours as a pipeline's run of 50 steps makes it, with memory savers or none: () -> x_0.
+
+        What such a run does once is done before or in the first call: the packing of weights, what time and conditions
+        decide.
+        """
         x, cond, null = self.inputs(batch, device)
         denoiser = sf.Preconditioned(net, **self.contract)
         with torch.no_grad():
+            begun = time.process_time()
+            denoiser = quick(denoiser, 50, memory)
+            if denoiser.net is not net:
+                print(f"  {self.name}: packed in {time.process_time() - begun:.2f} s", flush=True)
             guided = sf.core.prepare(
                 sf.guidance.ClassifierFree(denoiser=denoiser, scale=self.scale, null=null), [self.time]
             )

@@ -79,10 +79,10 @@ def test_a_fresh_network_gives_zero_and_its_blocks_are_identities():
     x, t, cond = _inputs()
     assert torch.equal(net(x, t, **cond), torch.zeros_like(x))
     tokens, text = torch.randn(2, 6, 16), torch.randn(2, 5, 16)
-    h, after = net.blocks[0](tokens, text, torch.randn(2, 16))
+    h, after = net.blocks[0](tokens, text, net.blocks[0].steer(torch.randn(2, 16)))
     assert torch.equal(h, tokens)
     assert torch.equal(after, text)
-    assert net.blocks[2](tokens, text, torch.randn(2, 16))[1] is None
+    assert net.blocks[2](tokens, text, net.blocks[2].steer(torch.randn(2, 16)))[1] is None
 
 
 @torch.no_grad()

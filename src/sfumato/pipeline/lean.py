@@ -18,6 +18,7 @@ SAVERS = {
     "strips": "the codec works along strips of rows: the same pictures, a little more work",
     "tiles": "the codec works tile by tile: the least memory; what normalises over the whole picture differs a little",
     "slices": "network and codec take one row of a batch at a time: the same pictures, as many passes as rows",
+    "unpacked": "the network's weights stay as they lie: no second copy of them during a run, whose steps are slower",
     "offload": "each part is on the device only while it runs: its weights travel at every use",
 }
 

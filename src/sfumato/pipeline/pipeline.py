@@ -28,7 +28,7 @@ from ..core import (
     sample,
     to_config,
 )
-from ..core.sampling import Callback
+from ..core.sampling import Callback, evaluations
 from .culprit import culprit
 from .extra import Depth, Extra
 from .given import Start, enlarged_size, given
@@ -56,7 +56,8 @@ class Pipeline:
     - `extra`: what stands beside the latent of networks that take it: a masked picture, a depth map...
     - `depth_model`: tells the depth of a picture, for networks that paint over a depth map.
     - `memory`: names of memory savers (`sfumato.pipeline.lean.SAVERS`); none is used unasked. With "offload", `device`
-      is where each part runs in turn, and the parts wait on the CPU; otherwise all runs where the weights are.
+      is where each part runs in turn, and the parts wait on the CPU; otherwise all runs where the weights are. On a CPU
+      long runs hold the network a second time, as it multiplies fastest (`packing`); "unpacked" spares that.
     - `references`: keys of `cite`'s table for what the parts alone do not tell, such as the data.
     - `origin`: what the file that it was read from holds beside its parts.
 
@@ -183,7 +184,8 @@ class Pipeline:
                 shown = Start(image, mask, strength, span, depth, noise_level)
                 begin = given(self, codec, times, shape, Noise(seeds), device, shown)
             cond = begin.conditions(cond, len(seeds))
-            base = steered(self, control, shape, codec, device, compile)
+            asks = evaluations(solver, begin.times, self.denoiser.schedule)
+            base = steered(self, asks, control, shape, codec, device, compile)
             denoiser = begin.keeping(guided(self, base, guiding, null))
             with on(self.device, net):
                 x = sample(
@@ -198,6 +200,7 @@ class Pipeline:
                     device=device,
                     compile=compile,
                 )
+            del base, denoiser  # and with them what was made for the run
             pixels = x
             if float(begin.times[-1]) == 0.0:
                 with on(self.device, codec):

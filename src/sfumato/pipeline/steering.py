@@ -25,6 +25,7 @@ from ..nets.hooked import Hooked, network
 from .given import as_it_is, opened, pixels_of
 from .identity import bare, digest
 from .lean import lean_denoiser
+from .packing import quick
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -201,14 +202,20 @@ def as_image(picture: Any) -> Image:
 
 def steered(
     pipe: Pipeline,
+    evaluations: int | None,
     control: Sequence[Steering],
     shape: Sequence[int],
     codec: Codec,
     device: torch.device,
     compile: bool = False,
 ) -> Denoiser:
-    """Return the pipeline's denoiser with all of `control` around it, the first one innermost."""
+    """Return the pipeline's denoiser for a run of so many evaluations, with all of `control` around it, the first one
+    innermost. A steering of one's own gets the plain network, which it may differentiate.
+    """
     denoiser: Denoiser = pipe.denoiser
+    known = all(isinstance(one, (ByControlNet, ByAdapter, ByImage)) for one in control)
+    if known and not compile and pipe.device is None:
+        denoiser = quick(pipe.denoiser, evaluations, pipe.memory)
     if not control:
         return lean_denoiser(denoiser, pipe.memory)
     if "slices" in pipe.memory or "offload" in pipe.memory:

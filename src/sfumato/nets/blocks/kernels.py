@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from fnmatch import fnmatch
 from functools import cache
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -151,18 +152,27 @@ def _refused_to_differentiate() -> None:
         raise RuntimeError("a packed network has no derivatives: use the network that it was made from")
 
 
-def _pack(layer: nn.Module, rows: int) -> nn.Module | None:
-    """Return the packed form of a layer, None where it has none."""
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.device.type != "cpu" or not _onednn(weight.dtype):
-        return None
-    if type(layer) is Halves:
-        return PackedHalves(layer, rows)
-    if type(layer) is nn.Linear:
-        return PackedLinear(layer, rows)
-    # a subclass may do more than its class
-    plain = type(layer) in (nn.Conv2d, Conv2d) and cast(nn.Conv2d, layer).padding_mode == "zeros"
-    return PackedConv2d(cast(nn.Conv2d, layer)) if plain and cast(nn.Conv2d, layer).groups == 1 else None
+def packable(net: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    """Return the layers that `packed` has another form of, but those that a run asks once."""
+    once = cast("tuple[str, ...]", getattr(net, "once", ()))
+    found: list[nn.Linear | nn.Conv2d] = []
+    for name, layer in net.named_modules():
+        # a subclass may do more than its class
+        if type(layer) not in (nn.Linear, Halves, nn.Conv2d, Conv2d) or any(fnmatch(name, part) for part in once):
+            continue
+        layer = cast("nn.Linear | nn.Conv2d", layer)
+        if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.groups != 1):
+            continue
+        if layer.weight.device.type == "cpu" and _onednn(layer.weight.dtype):
+            found.append(layer)
+    return found
+
+
+def _pack(layer: nn.Linear | nn.Conv2d, rows: int) -> nn.Module:
+    """Return the packed form of a layer."""
+    if isinstance(layer, nn.Conv2d):
+        return PackedConv2d(layer)
+    return PackedHalves(layer, rows) if isinstance(layer, Halves) else PackedLinear(layer, rows)
 
 
 def packed(net: Net, *, rows: int = 4096) -> Net:
@@ -170,11 +180,10 @@ def packed(net: Net, *, rows: int = 4096) -> Net:
 
     It takes the memory of those weights a second time, for as long as `net` is kept too. The packed weights are a
     snapshot: they do not follow later changes of the network's. `rows` is how many rows (batch times tokens) the layout
-    of matrices is tuned for; any number may come. A network elsewhere, or of another dtype than float32 and bfloat16,
-    is returned as it is.
+    of matrices is tuned for; any number may come. What a run asks once (patterns of names in a network's `once`) stays
+    as it is; so does a network elsewhere, or of another dtype than float32 and bfloat16.
     """
-    made = {id(m): _pack(m, rows) for m in net.modules()}
-    replaced: dict[int, Any] = {key: layer for key, layer in made.items() if layer is not None}
+    replaced: dict[int, Any] = {id(layer): _pack(layer, rows) for layer in packable(net)}
     if not replaced:
         return net
     shared = {id(tensor): tensor for tensor in chain(net.parameters(), net.buffers())}
