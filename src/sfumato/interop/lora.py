@@ -1,4 +1,4 @@
-"""LoRA files: peft's and diffusers' names, older ones, kohya's for every family, LoCon and DoRA.
+"""LoRA files: peft's and diffusers' names, older ones, kohya's for every family, LoCon, DoRA, LoHa and LoKr.
 
 A file's names are looked up among those of the model's own modules, never rewritten: the links of a network's layouts
 say which of our layers, and which rows of its matrix, a module of theirs is.
@@ -22,6 +22,7 @@ from ..core.errors import CheckpointError, InputError
 from ..core.json_file import read_json
 from ..core.weights import read_metadata, read_weights, write_weights
 from ..nets.latent_unet import LatentUNet
+from . import lycoris
 from .links import Link
 from .lora_names import Parsed, gathered, original_links, their_links
 
@@ -177,9 +178,10 @@ def read_lora(path: str | Path, parts: Mapping[str, Part]) -> Found:
             unmatched += held.names.values()
             continue
         name, (prefix, local, at) = hits[0]
-        adapter = _adapter(held, _scale(held, settings, prefix, local), str(file))
+        size = _size(at, parts[name].module)
+        adapter = _adapter(held, _scale(held, settings, prefix, local), size, str(file))
         for place in at:
-            fitted = _placed(adapter, place, parts[name].module, held.names["down"], str(file))
+            fitted = _placed(adapter, place, parts[name].module, next(iter(held.names.values())), str(file))
             adapters.setdefault(name, {}).setdefault(place.layer, []).append(fitted)
     if not adapters:
         raise InputError(f"{file} fits nothing here ({len(unmatched)} tensors, first {unmatched[0]!r:.120}): "
@@ -242,11 +244,12 @@ def _file(path: Path) -> tuple[Path, dict[str, Any]]:
 
 def _scale(held: Parsed, settings: Mapping[str, Any], prefix: str, local: str) -> float:
     """Return alpha / r: of the tensor `alpha`, else of the settings (peft's rules), else 1."""
-    rank = len(held.tensors["down"])
-    if "alpha" in held.tensors:
+    rank = len(held.tensors["down"]) if "down" in held.tensors else lycoris.rank(held.tensors)
+    if "alpha" in held.tensors and rank:
         return _finite(held.tensors["alpha"].float().flatten()[0].item(), local) / rank
-    alpha = settings.get(prefix + "lora_alpha")
-    if alpha is None:
+    alpha = settings.get(prefix + ("lora_alpha" if "down" in held.tensors else "alpha"))
+    rank = rank or settings.get(prefix + "r")
+    if alpha is None or not isinstance(rank, int) or rank < 1:
         return 1.0
     for pattern, value in (settings.get(prefix + "alpha_pattern") or {}).items():
         literal = pattern.removeprefix("^")
@@ -263,13 +266,32 @@ def _finite(value: Any, name: str) -> float:
     return float(value)
 
 
-def _adapter(held: Parsed, scale: float, file: str) -> Adapter:
+def _size(at: Sequence[Place], module: nn.Module) -> tuple[int, int]:
+    """Return (rows, numbers of a row) of a module of theirs."""
+    rows = [
+        len(cast(Tensor, module.get_submodule(p.layer).weight)) if p.theirs is None else int(p.theirs.max()) + 1
+        for p in at
+    ]
+    return max(rows), at[0].row.numel()
+
+
+def _adapter(held: Parsed, scale: float, size: tuple[int, int], file: str) -> Adapter:
     """Return the adapter of a module's tensors; LoCon's middle convolution becomes a part of `down`."""
-    down, up, magnitude = held.tensors["down"], held.tensors["up"], held.tensors.get("magnitude")
-    mid = held.tensors.get("mid")
+    magnitude, mid = held.tensors.get("magnitude"), held.tensors.get("mid")
+    if "down" in held.tensors:
+        down, up = held.tensors["down"], held.tensors["up"]
+    else:
+        try:
+            up, down = lycoris.factors(held.tensors, *size)
+        except RuntimeError as error:
+            raise InputError(
+                f"{file}: the tensors beside {next(iter(held.names.values()))!r:.120} make no matrix of "
+                f"{size[0]} x {size[1]}: it was made for another model"
+            ) from error
     if up.numel() != len(up) * len(down) or (mid is not None and mid.shape[:2] != (len(down), len(down))):
         shapes = " ".join(str(list(t.shape)) for t in held.tensors.values())
-        raise CheckpointError(f"{file}: the tensors beside {held.names['down']!r:.120} do not go together: {shapes}")
+        name = next(iter(held.names.values()))
+        raise CheckpointError(f"{file}: the tensors beside {name!r:.120} do not go together: {shapes}")
     if mid is not None:
         down = torch.einsum("ijkl,jr->irkl", mid.float(), down.flatten(1).float()).to(down.dtype)
     if magnitude is not None:
@@ -286,6 +308,7 @@ def _placed(adapter: Adapter, place: Place, module: nn.Module, key: str, file: s
     rows = len(weight) if place.theirs is None else len(place.theirs)
     short = (*row, *(1 for _ in range(len(place.row) - len(row))))  # a 1x1 convolution is a matrix as well
     fits = short == place.row or row == (*place.row, *(1 for _ in range(len(row) - len(place.row))))
+    fits = fits or row == (place.row.numel(),)  # flat
     if not fits or (len(up) != rows if place.theirs is None else len(up) <= int(place.theirs.max())):
         raise InputError(
             f"{file}: {key!r:.120} is for a layer of {len(up)} x {list(row)}, here it is {rows} x {list(place.row)}: "

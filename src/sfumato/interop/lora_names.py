@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, InputError
 from .links import Link
+from .lycoris import LOHA, LOKR, complete
 
 DIFFUSERS = {
     "DiT": "dit",
@@ -21,7 +22,7 @@ DIFFUSERS = {
     "PixArt": "pixart",
     "UNet": "unet",
 }
-AUTHORS = {"DiT": "dit", "LatentUNet": "latent_unet", "MMDiT": "mmdit", "PixArt": "pixart"}
+AUTHORS = {name: of for name, of in DIFFUSERS.items() if name != "UNet"}
 
 _HALF = r"(?:\.lora_%s(?:\.\w+)?|\.lora_%s|\.lora\.%s|\.lora_linear_layer\.%s|(?P<old>_lora)\.%s)\.weight"
 ROLES = {
@@ -30,11 +31,12 @@ ROLES = {
     "mid": r"\.lora_mid\.weight",
     "alpha": r"(?:\.lora|\.lora_linear_layer|(?P<old>_lora))?\.alpha",
     "magnitude": r"\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)*)",
+    **{name: rf"\.{name}" for name in (*LOHA, *LOKR)},
 }
 _ROLES = [(role, re.compile(rf"(?P<path>.+?){end}")) for role, end in ROLES.items()]
 # other kinds of adapters, and parts of LoRA that we do not know
 _OTHER = re.compile(
-    r"\.(hada_\w+|lokr_\w+|oft_\w+|glora_\w+|a1|b1|a2|b2|on_input|w_norm|b_norm|diff|diff_b|set_weight|reshape_weight"
+    r"\.(oft_\w+|glora_\w+|a1|b1|a2|b2|on_input|w_norm|b_norm|diff|diff_b|set_weight|reshape_weight"
     r"|lora_B(\.\w+)?\.bias|lora_up\.bias|lora_embedding_[AB])$"
 )
 _TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -55,16 +57,18 @@ def gathered(tensors: Mapping[str, Tensor], file: str) -> dict[str, Parsed]:
     found: dict[str, Parsed] = {}
     for name, tensor in tensors.items():
         if _OTHER.search(name):
-            raise InputError(f"{file}: {name!r:.120} is of another kind: LoRA, LoCon and DoRA are read")
+            raise InputError(f"{file}: {name!r:.120} is of another kind: LoRA, LoCon, DoRA, LoHa and LoKr are read")
         module, role = _split(name)
         held = found.setdefault(module, Parsed({}, {}))
-        least = {"down": 2, "up": 2, "mid": 4}.get(role, 0)
+        least = {"alpha": 0, "magnitude": 0, "mid": 4, "hada_t1": 4, "hada_t2": 4, "lokr_t2": 4}.get(role, 2)
+        least = least if role in ROLES else 0
         if role in held.tensors or tensor.ndim < least or not (tensor.numel() and tensor.is_floating_point()):
             raise CheckpointError(f"{file}: {name!r:.120} stands there twice, or is no {role} of a LoRA")
         held.tensors[role], held.names[role] = tensor, name
     for held in found.values():
         roles = held.tensors.keys()
-        if roles & set(ROLES) and not roles >= {"down", "up"}:
+        whole = roles >= {"down", "up"} and not roles & {*LOHA, *LOKR}
+        if roles & set(ROLES) and not whole and not complete(held.tensors):
             raise CheckpointError(f"{file}: {next(iter(held.names.values()))!r:.120} stands without its other half")
     return found
 

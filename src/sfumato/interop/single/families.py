@@ -147,7 +147,7 @@ def family_of(shapes: Shapes, path: str) -> tuple[str, str]:
 
 
 def sized(path: Path, picture: int) -> PixArtConfig:
-    """Return the configuration of the PixArt in a file that does not tell its pictures' size; `InputError` for others."""
+    """Return the configuration of the PixArt in a file that does not tell its pictures' size; refuse others."""
     shapes = {name: spec.shape for name, spec in check_header(path)[0].items()}
     kind, prefix = family_of(shapes, str(path))
     if not kind.startswith("pixart"):
