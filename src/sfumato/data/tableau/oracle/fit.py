@@ -64,13 +64,18 @@ class Candidates:
         for mine, its in zip(self._values(), other._values(), strict=True):
             mine[index] = its
 
-    def best(self, keep: int = 1) -> Candidates:
-        """Return the `keep` cheapest candidates of each object, by object, the cheapest first."""
+    def best(self, keep: int = 1, nearly: float = 0.0) -> Candidates:
+        """Return the `keep` cheapest candidates of each object, by object, the cheapest first.
+
+        Of those, only what explains `nearly` as much as the cheapest, 0 to 1.
+        """
         order = self.cost.argsort(stable=True)
         order = order[self.of[order].argsort(stable=True)]
         of = self.of[order]
         rank = torch.arange(len(of)) - torch.searchsorted(of, of)
-        return self[order[rank < keep]]
+        first = torch.searchsorted(of, of)
+        near = self.cost[order] <= nearly * self.cost[order][first]
+        return self[order[(rank < keep) & (near | (rank == 0))]]
 
 
 def together(parts: list[Candidates]) -> Candidates:
@@ -123,7 +128,7 @@ def views(pictures: Tensor, grounds: Tensor, away: Tensor, pieces: Pieces, taken
     lines = pieces.mask.any(1).float(), pieces.mask.any(2).float()
     middle = torch.stack([(line.argmax(1) + side - line.flip(1).argmax(1)).float() / 2 for line in lines], 1)
     left = pictures - grounds
-    own, far = away[pieces.row, pieces.colour], left.norm(dim=1)[pieces.row]
+    own, far = away[pieces.row, pieces.colour], left.square().sum(1).sqrt()[pieces.row]
     back = grounds[pieces.row]
     # a mixture lies between the ground and the nearest tone: its distances from both add up to theirs
     mixture = far + own - _to_tones(back, pieces.colour) < _MIXED
@@ -260,7 +265,7 @@ def _to_tones(ground: Tensor, colour: Tensor) -> Tensor:
     base, span = tone[:, 0, :, None, None], (tone[:, 1] - tone[:, 0])[:, :, None, None]
     off = ground - base
     part = (span * off).sum(1, keepdim=True) / span.square().sum(1, keepdim=True)
-    return (off - part.clamp(0, 1) * span).norm(dim=1)
+    return (off - part.clamp(0, 1) * span).square().sum(1).sqrt()
 
 
 def _cropped(maps: Tensor, origin: Tensor, width: int, side: int, of: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -45,6 +45,13 @@ class Ground:
             out[rows] = ((first[rows] + 1) * (1 + mottle) - 1).clamp(-1, 1)
         return out
 
+    def mottled(self, pictures: Tensor, hidden: Tensor) -> Ground:
+        """Return the grounds with the textures that `pictures` show outside of what is `hidden` bool[B, S, S]."""
+        mottle = self.mottle.clone()
+        for rows in _where(self.kind == 2):
+            mottle[rows] = _mottle(pictures[rows], palette()[1][self.colours[rows, 0]] + 1, ~hidden[rows])
+        return replace(self, mottle=mottle)
+
 
 def read_ground(pictures: Tensor) -> Ground:
     """Return the ground that explains most pixels of each of `pictures` float32[B, 3, S, S].
@@ -56,11 +63,11 @@ def read_ground(pictures: Tensor) -> Ground:
     side = x.shape[-1]
     x = x.flatten(2)  # [B, 3, N]
     colours = palette()[1]
-    plain = (x[:, None] - colours[:, :, None]).norm(dim=2) < _NEAR  # [B, 6, N]
+    plain = (x[:, None] - colours[:, :, None]).square().sum(2) < _NEAR**2  # [B, 6, N]
     ray = colours + 1
     lightness = torch.einsum("kc,bcn->bkn", ray / ray.square().sum(1, keepdim=True), x + 1)
-    off = (x[:, None] + 1 - lightness[:, :, None] * ray[:, :, None]).norm(dim=2)
-    textured = (off < _NEAR) & ((lightness - 1).abs() < _LIGHTNESS)
+    off = (x[:, None] + 1 - lightness[:, :, None] * ray[:, :, None]).square().sum(2)
+    textured = (off < _NEAR**2) & ((lightness - 1).abs() < _LIGHTNESS)
     even = (textured & ((lightness - 1).abs() < _EVEN)).sum(2) > 0.65 * textured.sum(2)
     graded, angles = _graded(x, colours, side)
     votes = torch.cat(
@@ -77,18 +84,16 @@ def read_ground(pictures: Tensor) -> Ground:
     kind = (best >= n).long() + (best >= n + len(pairs)).long()
     pair = (best - n).clamp(0, len(pairs) - 1)
     single = torch.where(kind == 2, best - n - len(pairs), best.clamp(max=n - 1)).clamp(0, n - 1)
-    mottle = x.new_zeros(len(x), _WAVES * _WAVES)
-    for chosen in _where(kind == 2):
-        mottle[chosen] = _mottle(pictures[chosen], ray[single[chosen]])
     angle = torch.where(kind == 1, angles[rows, pair], 0.0)
     # half a turn less with the colours swapped is the same picture, and [0, pi) is how it is described
     both = torch.where((angle >= torch.pi)[:, None], pairs[pair].flip(1), pairs[pair])
-    return Ground(
+    ground = Ground(
         kind=kind,
         colours=torch.where((kind == 1)[:, None], both, single[:, None].expand(-1, 2)),
         angle=angle % torch.pi,
-        mottle=mottle,
+        mottle=x.new_zeros(len(x), _WAVES * _WAVES),
     )
+    return ground.mottled(pictures, torch.zeros_like(pictures[:, 0], dtype=torch.bool))
 
 
 def _graded(x: Tensor, colours: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -132,16 +137,16 @@ def _part(angle: Tensor, side: int) -> Tensor:
     return 0.5 + along / (cos.abs() + sin.abs())[..., None]
 
 
-def _mottle(pictures: Tensor, ray: Tensor) -> Tensor:
+def _mottle(pictures: Tensor, ray: Tensor, open_ground: Tensor) -> Tensor:
     """Return the relative lightness of textured grounds of colour ray - 1 in `_cosines`, float32[B, K].
 
-    Least squares over the pixels that look like the ground, with a ridge: the most likely coefficients where each has
+    Least squares over the pixels of `open_ground` that look like the ground, with a ridge: the most likely coefficients where each has
     the prior variance `_PRIOR` and each pixel the noise `_GRAIN`.
     """
     shine, ray = pictures.flatten(2) + 1, ray[:, :, None]
     lightness = (shine * ray).sum(1) / ray.square().sum(1)
-    off = (shine - lightness[:, None] * ray).norm(dim=1)
-    weight = ((off < _NEAR) & ((lightness - 1).abs() < _LIGHTNESS)).float()
+    off = (shine - lightness[:, None] * ray).square().sum(1)
+    weight = ((off < _NEAR**2) & ((lightness - 1).abs() < _LIGHTNESS) & open_ground.flatten(1)).float()
     basis = _cosines(pictures.shape[-1])
     gram = torch.einsum("bn,nk,nl->bkl", weight, basis, basis)
     gram += torch.eye(len(gram[0])) * (_GRAIN**2 / _PRIOR)

@@ -107,6 +107,9 @@ def settle(
     pictures: Tensor, back: Tensor, layers: Layers, found: Candidates, softs: tuple[float, ...]
 ) -> tuple[Layers, Candidates]:
     """Return `layers` put in order and read anew from candidates that are refined with all other objects in place."""
-    layers = ordered(layers, layers.drawn(back), pictures)
-    found = polish(found, layers.drawn(back).light(pictures, layers), softs, pictures.shape[-1])
+    drawn = layers.drawn(back)
+    order = ordered(layers, drawn, pictures)
+    if not torch.equal(order.slot, layers.slot):
+        layers, drawn = order, order.drawn(back)
+    found = polish(found, drawn.light(pictures, layers), softs, pictures.shape[-1])
     return layers.read_as(found.best()), found

@@ -11,9 +11,10 @@ from torch import Tensor
 from .fit import Candidates, View, polish, propose, together, views
 from .ground import Ground
 from .layers import Layers, settle
-from .pieces import Pieces, colour_distances, cut
+from .pieces import Pieces, colour_distances, cut, widened
 
 _EACH = 3  # shapes that a piece is refined as
+_NEARLY = 0.8  # of what the best candidate explains, what another must explain to be looked at further
 _WHOLE = 0.6  # of what a piece explains by itself, what a union has to explain of it
 _OWN = 0.012  # of the picture: what an object must show; the smallest one's visible part covers 0.02
 
@@ -41,26 +42,30 @@ class Fitted:
         return Fitted(self.pieces + other.pieces, together([self.found, later]))
 
 
-def objects(pictures: Tensor, ground: Ground) -> tuple[Layers, Candidates]:
-    """Return the objects in `pictures` float32[B, 3, S, S] on their grounds, and what else they may be."""
+def objects(pictures: Tensor, ground: Ground) -> tuple[Ground, Layers, Candidates]:
+    """Return the objects in `pictures` float32[B, 3, S, S] on their grounds, and what else they may be.
+
+    The grounds are those given, their textures read anew without the objects' edges.
+    """
     side = pictures.shape[-1]
-    back = ground.paint(side)
     away = colour_distances(pictures)
-    pieces = cut(pictures, back, away)
+    pieces = cut(pictures, ground.paint(side), away)
     taken = pieces.taken(len(pictures))
+    ground = ground.mottled(pictures, widened(taken))
+    back = ground.paint(side)
 
     def fitted(some: Pieces) -> Fitted:
         return Fitted(some, _candidates(views(pictures, back, away, some, taken), side))
 
-    whole = _merged(fitted(pieces), fitted)
+    whole = _merged(fitted(pieces), taken, fitted)
     whole = whole[(whole.pieces.mask.sum((1, 2)) >= _OWN * side * side).nonzero()[:, 0]]
     whole = whole[whole.pieces.row.argsort(stable=True)]
     row, found = whole.pieces.row, whole.found
     slot = torch.arange(len(row)) - torch.searchsorted(row, row)
     layers = Layers(row, slot, whole.pieces.colour, found.best())
     for keep in (2 * _EACH, 2):
-        layers, found = settle(pictures, back, layers, found.best(keep), (1.3, 1.0))
-    return layers, found
+        layers, found = settle(pictures, back, layers, found.best(keep, _NEARLY), (1.3, 1.0))
+    return ground, layers, found
 
 
 def _candidates(view: View, side: int) -> Candidates:
@@ -75,13 +80,14 @@ def _candidates(view: View, side: int) -> Candidates:
     return together(parts)
 
 
-def _merged(whole: Fitted, fitted: Callable[[Pieces], Fitted]) -> Fitted:
+def _merged(whole: Fitted, taken: Tensor, fitted: Callable[[Pieces], Fitted]) -> Fitted:
     """Return the pieces, with those of one colour joined that one object explains together.
 
-    What hides an object may cut it: first all pieces of a colour are tried, where there are more than two, then pairs.
+    What hides an object may cut it, and is then beside every part: first all such pieces of a colour are tried, where
+    there are more than two, then pairs.
     """
     for groups in (Pieces.crowds, Pieces.pairs, Pieces.pairs, Pieces.pairs):
-        members = groups(whole.pieces)
+        members = groups(whole.pieces, whole.pieces.beside(taken))
         if not len(members):
             continue
         union = fitted(whole.pieces.joined(members))

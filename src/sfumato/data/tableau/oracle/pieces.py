@@ -40,16 +40,22 @@ class Pieces:
         """int64[P], the same for pieces of one colour in one picture."""
         return self.row * len(palette()[0]) + self.colour
 
-    def pairs(self) -> Tensor:
-        """Return bool[G, P], the pairs of pieces that have one colour in one picture."""
-        i, j = torch.triu(self.key[:, None] == self.key, diagonal=1).nonzero().unbind(1)
+    def pairs(self, may: Tensor) -> Tensor:
+        """Return bool[G, P], the pairs of pieces, of those that `may` bool[P], of one colour in one picture."""
+        same = (self.key[:, None] == self.key) & may[:, None] & may
+        i, j = torch.triu(same, diagonal=1).nonzero().unbind(1)
         number = torch.arange(len(self.row))
         return (number == i[:, None]) | (number == j[:, None])
 
-    def crowds(self) -> Tensor:
-        """Return bool[G, P], the groups of three or more pieces that have one colour in one picture."""
-        keys, count = self.key.unique(return_counts=True)
-        return self.key == keys[count > 2][:, None]
+    def crowds(self, may: Tensor) -> Tensor:
+        """Return bool[G, P], the groups of three or more pieces, of those that `may`, of one colour in one picture."""
+        keys, count = self.key[may].unique(return_counts=True)
+        return (self.key == keys[count > 2][:, None]) & may
+
+    def beside(self, taken: Tensor) -> Tensor:
+        """Return bool[P]: whether something else of what is `taken` bool[B, S, S] is within two pixels."""
+        other = widened(widened(taken[self.row] & ~self.mask))
+        return (other & self.mask).flatten(1).any(1)
 
     def joined(self, members: Tensor) -> Pieces:
         """Return the unions of the groups bool[G, P]."""
@@ -83,7 +89,7 @@ def cut(pictures: Tensor, grounds: Tensor, away: Tensor) -> Pieces:
     colour that is not there, so a piece needs a core: a pixel all of whose neighbours belong to it, or as much as 2 x 2.
     """
     nearest, colour = away.min(1)
-    label = torch.where(nearest < (pictures - grounds).norm(dim=1), colour, -1)
+    label = torch.where(nearest < (pictures - grounds).square().sum(1).sqrt(), colour, -1)
     planes = F.one_hot(label + 1, away.shape[1] + 1)[..., 1:].movedim(3, 1).bool()  # [B, K, S, S]
     number = _components(planes)
     core = F.avg_pool2d(planes.flatten(0, 1)[:, None].float(), 2, 1) == 1  # 2 x 2 of one colour

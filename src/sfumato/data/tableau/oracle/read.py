@@ -69,8 +69,7 @@ def _read(pictures: Tensor) -> Reading:
     side = pictures.shape[-1]
     factor = max(1, side // _COARSE)
     small = F.adaptive_avg_pool2d(pictures, side // factor) if factor > 1 else pictures
-    ground = read_ground(small)
-    layers, found = objects(small, ground)
+    ground, layers, found = objects(small, read_ground(small))
     scale = side / small.shape[-1]
     layers, found = layers.scaled(scale), found.scaled(scale)
     back = ground.paint(side)
@@ -80,7 +79,10 @@ def _read(pictures: Tensor) -> Reading:
     for _ in range(2):  # what is no object goes, the least real first
         sure = _explained(pictures, layers, drawn)
         least = torch.ones(len(pictures)).scatter_reduce(0, layers.row, sure, "amin")
-        layers = layers[((sure > _REAL) | (sure > least[layers.row])).nonzero()[:, 0]]
+        real = (sure > _REAL) | (sure > least[layers.row])
+        if bool(real.all()):
+            break
+        layers = layers[real.nonzero()[:, 0]]
         drawn = layers.drawn(back)
     off = (pictures.flatten(2) - drawn.picture).square().mean(1)
     residual = off.mean(1)
