@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from .reconstruct import coding, reconstruct
+
+    if (codec := coding(Path(args.model))) is not None:
+        return reconstruct(args, codec)
     from ..core import to_config
     from ..pipeline import load
     from ..recipes import bits_per_dim

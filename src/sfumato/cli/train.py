@@ -16,6 +16,11 @@ RECIPES = {
     "datasaurus": "142 points in the plane, a perceptron with Fourier features",
     "folder": "your own pictures: --data.path DIR",
     "tableau-clip": "captioned scenes of shapes, 64 x 64, the contrastive judge",
+    "tableau-kl": "their autoencoder: 16 x 16 x 4 latents",
+    "tableau-vq": "their VQGAN: 512 codes",
+    "tableau-dvae": "their discrete VAE: 512 codes",
+    "tableau-vae": "their plain VAE: 64 numbers a picture",
+    "tableau-tiny": "a small decoder of another codec's latents: --objective.teacher DIR",
 }
 
 DESCRIPTION = "Train a recipe, or go on with a run that was stopped.\n\nrecipes:\n" + "\n".join(
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..core import to_config
     from ..recipes import RECIPES as TABLE
-    from ..recipes import changes, flatten, override, recipe_of, train
+    from ..recipes import Recipe, changes, flatten, override, recipe_of, train
     from ..train import Run
 
     folder = Run(given) if resuming else None
@@ -75,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if trainer.world.rank == 0:
         done = f"trained {result.steps} steps in {result.seconds:.0f} s, loss {result.loss:.4f}; now try"
         facts = {"run": str(folder.path), **result._asdict()}
-        print(json.dumps(facts) if args.json else f"{done}\n  sfumato sample {folder.path}")
+        next_step = "sample" if isinstance(recipe, Recipe) else "evaluate"
+        print(json.dumps(facts) if args.json else f"{done}\n  sfumato {next_step} {folder.path}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from ..core.errors import InputError
 from ..core.noise import Noise
 from .codec import Normalisation, Striped, computing
 from .strips import Conv, precise
-from .trunk import Decoder, Encoder, Shape
+from .trunk import Decoder, Encoder, Shape, gathered, spread
 
 
 @register
@@ -22,8 +23,12 @@ class AutoencoderKLConfig:
 
     - `widths`: channels of each level, level i on 1 / 2^i of the size; `layers`: residual blocks of a level, one more
       on the way up. `attention`: levels that have it, beside the `middle`. `latent`: channels of the latents.
+    - `groups`: of every group normalisation; 0 for none, which small networks learn faster without.
     - `moments`, `decoded`: whether a 1x1 convolution stands after the encoder and before the decoder.
     - `scale`, `shift`, `mean`, `std`: the latents that a denoiser sees are (z - shift - mean) scale / std.
+    - `patch`: the trunk sees squares of so many pixels as the channels of one place: its largest grids, the dear ones,
+      are that much smaller. `lift`: the encoder also sees sin and cos of 2^k pi x of the pixels x, for these k (Emu,
+      arXiv 2309.15807, section 3).
     - `upcast`: float16 weights compute in float32, since activations overflow in them (that of SDXL needs it).
     Raises `InputError` for widths that do not divide into `groups` and for moments of another length than `latent`.
     """
@@ -43,9 +48,13 @@ class AutoencoderKLConfig:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     upcast: bool = False
+    patch: int = 1
+    lift: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.trunk.check("AutoencoderKLConfig")
+        if self.patch < 1:
+            raise InputError(f"AutoencoderKLConfig.patch={self.patch} must be at least 1")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (0, self.latent):
                 raise InputError(f"AutoencoderKLConfig.{name} needs {self.latent} numbers or none, one a channel")
@@ -69,17 +78,19 @@ class AutoencoderKL(Striped):
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
         self.config = k = config
-        self.factor, self.channels = 2 ** (len(k.widths) - 1), k.latent
+        self.factor, self.channels = k.patch * 2 ** (len(k.widths) - 1), k.latent
         self.normalise = Normalisation(k.scale, k.shift, k.mean, k.std)
-        self.encoder = Encoder(k.in_channels, 2 * k.latent, k.trunk)
+        seen = k.in_channels * (1 + 2 * len(k.lift)) * k.patch**2
+        self.encoder = Encoder(seen, 2 * k.latent, k.trunk)
         self.moments = Conv(2 * k.latent, 2 * k.latent, 1) if k.moments else nn.Identity()
         self.decoded = Conv(k.latent, k.latent, 1) if k.decoded else nn.Identity()
-        self.decoder = Decoder(k.latent, k.out_channels, k.trunk)
+        self.decoder = Decoder(k.latent, k.out_channels * k.patch**2, k.trunk)
 
     def posterior(self, pixels: Tensor, height: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Return mean and standard deviation of the latents, each [B, channels, h, w]."""
         dtype = computing(self.encoder.conv_in.weight, self.config.upcast)
-        moments = self.moments(self.encoder(pixels.to(dtype), height)).contiguous()
+        squares = gathered(lifted(pixels, self.config.lift), self.config.patch)
+        moments = self.moments(self.encoder(squares.to(dtype), height)).contiguous()
         mean, logvar = precise(moments).chunk(2, dim=1)
         deviation = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
         return self.normalise(mean), self.normalise.deviation(deviation)
@@ -87,7 +98,14 @@ class AutoencoderKL(Striped):
     def decode(self, latents: Tensor, noise: Noise | None = None, height: int | None = None) -> Tensor:
         """Return pixels [B, 3, H, W] of `latents`, about -1 to 1, in the dtype in which they were computed."""
         dtype = computing(self.decoder.conv_in.weight, self.config.upcast)
-        return self.decoder(self.decoded(self.normalise.inverse(latents).to(dtype)), None, height)
+        squares = self.decoder(self.decoded(self.normalise.inverse(latents).to(dtype)), None, height)
+        return spread(squares, self.config.patch)
+
+
+def lifted(pixels: Tensor, powers: tuple[int, ...]) -> Tensor:
+    """Return [x, sin(2^k pi x), cos(2^k pi x), ...] for k of `powers`, along the channels of x [B, C, H, W]."""
+    angles = [pixels * (math.pi * 2.0**k) for k in powers]
+    return torch.cat([pixels, *(wave(a) for a in angles for wave in (torch.sin, torch.cos))], 1) if powers else pixels
 
 
 def sd() -> AutoencoderKLConfig:

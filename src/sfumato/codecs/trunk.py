@@ -24,7 +24,7 @@ EPS = 1e-6  # of every group normalisation here
 
 @dataclass(frozen=True)
 class Shape:
-    """What the two halves share: channels a level (level i on 1 / 2^i of the size), residual blocks, groups.
+    """What the two halves share: channels a level (level i on 1 / 2^i of the size), residual blocks, groups (0: none).
 
     `attention`: levels whose residual blocks are each followed by attention; `middle`: whether the middle has it.
     `spatial`: channels of the latent that every norm of the decoder reads, 0 for plain norms.
@@ -40,7 +40,7 @@ class Shape:
     def check(self, name: str) -> None:
         """Raise `InputError` for widths that do not divide into groups and levels that do not exist."""
         for level, width in enumerate(self.widths):
-            if width % self.groups:
+            if self.groups and width % self.groups:
                 raise InputError(f"{name}: level {level} has {width} channels, not a multiple of groups={self.groups}")
         for level in self.attention:
             if not 0 <= level < len(self.widths):
@@ -83,8 +83,22 @@ class SpatialNorm(nn.Module):
         return lambda a, b: torch.addcmul(self.shift(z[:, :, a:b]), plain(a, b), self.scale(z[:, :, a:b]))
 
 
-def _norm(channels: int, shape: Shape) -> Norm | SpatialNorm:
-    return SpatialNorm(channels, shape.spatial) if shape.spatial else Norm(shape.groups, channels, EPS)
+class Unnormed(nn.Module):
+    """No normalisation: what goes in comes out, as something that may be written over."""
+
+    def forward(self, x: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Return `x`, a copy of it where no gradient is recorded."""
+        return x if torch.is_grad_enabled() else x.clone()
+
+    def reader(self, x: Tensor, latent: Tensor | None, height: int) -> Reader:
+        """Return (first row, last row) -> those rows of `x`."""
+        return lambda a, b: self(x[:, :, a:b])
+
+
+def _norm(channels: int, shape: Shape) -> Norm | SpatialNorm | Unnormed:
+    if shape.spatial:
+        return SpatialNorm(channels, shape.spatial)
+    return Norm(shape.groups, channels, EPS) if shape.groups else Unnormed()
 
 
 class Normed(nn.Module):
@@ -240,3 +254,13 @@ class Decoder(nn.Module):
                 h = block(h, latent, height)
             h = h if stage.sample is None else stage.sample(h, height)
         return self.out(h, latent, height).contiguous()
+
+
+def gathered(pixels: Tensor, patch: int) -> Tensor:
+    """Return squares of `patch` pixels a side as the channels of one place: [B, C patch^2, H / patch, W / patch]."""
+    return pixels if patch == 1 else F.pixel_unshuffle(pixels, patch)
+
+
+def spread(squares: Tensor, patch: int) -> Tensor:
+    """Return the pixels that were `gathered`."""
+    return squares if patch == 1 else F.pixel_shuffle(squares, patch)

@@ -16,7 +16,7 @@ from ..core.errors import InputError
 from ..core.noise import Noise
 from .codec import Normalisation, Striped, computing
 from .strips import Conv, precise
-from .trunk import Decoder, Encoder, Shape
+from .trunk import Decoder, Encoder, Shape, gathered, spread
 
 _DISTANCES = 1 << 24  # distances computed at a time: 64 MiB
 
@@ -26,8 +26,8 @@ _DISTANCES = 1 << 24  # distances computed at a time: 64 MiB
 class VQModelConfig:
     """The shape of a VQ model; the defaults are those of latent diffusion's VQ-f4 (55,322,782 parameters).
 
-    - `widths`, `layers`, `attention`, `middle`, `groups`: as in `AutoencoderKLConfig`. `latent`: channels between the
-      trunk and the 1x1 convolutions around the codebook. `codes` vectors of width `code`.
+    - `widths`, `layers`, `attention`, `middle`, `groups`, `patch`: as in `AutoencoderKLConfig`. `latent`: channels
+      between the trunk and the 1x1 convolutions around the codebook. `codes` vectors of width `code`.
     - `spatial`: every norm of the decoder reads the quantised latent (MoVQ, arXiv 2209.09002); `code` = `latent` then.
     - `tokens`: the denoiser's data are indices of the codebook, not latents: a label, it changes no computation here.
     - `scale`: the latents that a denoiser sees are scale z. `upcast`: float16 weights compute in float32.
@@ -48,9 +48,12 @@ class VQModelConfig:
     tokens: bool = False
     scale: float = 1.0
     upcast: bool = False
+    patch: int = 1
 
     def __post_init__(self) -> None:
         self.trunk.check("VQModelConfig")
+        if self.patch < 1:
+            raise InputError(f"VQModelConfig.patch={self.patch} must be at least 1")
         if self.spatial:
             replace(self.trunk, groups=32).check("VQModelConfig (spatial)")
             if self.code != self.latent:
@@ -76,19 +79,20 @@ class VQModel(Striped):
     def __init__(self, config: VQModelConfig) -> None:
         super().__init__()
         self.config = k = config
-        self.factor, self.channels = 2 ** (len(k.widths) - 1), k.code
+        self.factor, self.channels = k.patch * 2 ** (len(k.widths) - 1), k.code
         self.normalise = Normalisation(k.scale)
-        self.encoder = Encoder(k.in_channels, k.latent, k.trunk)
+        self.encoder = Encoder(k.in_channels * k.patch**2, k.latent, k.trunk)
         self.coded = Conv(k.latent, k.code, 1)
         self.codebook = nn.Embedding(k.codes, k.code)
         nn.init.uniform_(self.codebook.weight, -1 / k.codes, 1 / k.codes)  # as in VQGAN's code
         self.decoded = Conv(k.code, k.latent, 1)
-        self.decoder = Decoder(k.latent, k.out_channels, replace(k.trunk, spatial=k.code if k.spatial else 0))
+        trunk = replace(k.trunk, spatial=k.code if k.spatial else 0)
+        self.decoder = Decoder(k.latent, k.out_channels * k.patch**2, trunk)
 
     def posterior(self, pixels: Tensor, height: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the latents before quantisation, which are certain."""
         dtype = computing(self.encoder.conv_in.weight, self.config.upcast)
-        z = self.coded(self.encoder(pixels.to(dtype), height)).contiguous()
+        z = self.coded(self.encoder(gathered(pixels, self.config.patch).to(dtype), height)).contiguous()
         return self.normalise(precise(z)), None
 
     def decode(self, latents: Tensor, noise: Noise | None = None, height: int | None = None) -> Tensor:
@@ -99,7 +103,8 @@ class VQModel(Striped):
         """Return pixels of `latents` as they are, not quantised."""
         dtype = computing(self.decoder.conv_in.weight, self.config.upcast)
         z = self.normalise.inverse(latents).to(dtype)
-        return self.decoder(self.decoded(z), z if self.config.spatial else None, height)
+        squares = self.decoder(self.decoded(z), z if self.config.spatial else None, height)
+        return spread(squares, self.config.patch)
 
     def quantise(self, latents: Tensor) -> Tensor:
         """Return the nearest codes, as latents; their gradient is that of `latents` (straight through)."""

@@ -4,8 +4,10 @@ from .crops import CenterCrop, Crop, RandomCrop
 from .dataset import Dataset, InMemory, Tensors, split
 from .digits import Digits, digits
 from .folder import ImageFolder, Report
+from .glimpses import Glimpses
 from .images import decode
 from .labels import Captions, Labels, SubFolders, Unlabelled, text
+from .latents import Latents
 from .loader import Loader
 from .pairs import pairs
 from .points import (
@@ -31,9 +33,11 @@ __all__ = [
     "Datasaurus",
     "Dataset",
     "Digits",
+    "Glimpses",
     "ImageFolder",
     "InMemory",
     "Labels",
+    "Latents",
     "Loader",
     "Moons",
     "RandomCrop",

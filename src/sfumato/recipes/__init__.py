@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .coding import CodecRecipe, codec_of_run, reconstruction
 from .datasaurus import datasaurus
 from .digits import digits
 from .folder import folder
@@ -13,21 +14,29 @@ from .overrides import changes, flatten, override
 from .recipe import Recipe, Training, recipe_of, train
 from .run import pipeline_of_run
 from .tableau_clip import tableau_clip
+from .tableau_codecs import tableau_dvae, tableau_kl, tableau_tiny, tableau_vae, tableau_vq
 
 RECIPES: dict[str, Callable[[], Training]] = {
     "datasaurus": datasaurus,
     "digits": digits,
     "folder": folder,
     "tableau-clip": tableau_clip,
+    "tableau-dvae": tableau_dvae,
+    "tableau-kl": tableau_kl,
+    "tableau-tiny": tableau_tiny,
+    "tableau-vae": tableau_vae,
+    "tableau-vq": tableau_vq,
 }
 
 __all__ = [
     "RECIPES",
+    "CodecRecipe",
     "JudgeRecipe",
     "Recipe",
     "Training",
     "bits_per_dim",
     "changes",
+    "codec_of_run",
     "datasaurus",
     "digits",
     "flatten",
@@ -36,6 +45,12 @@ __all__ = [
     "override",
     "pipeline_of_run",
     "recipe_of",
+    "reconstruction",
     "tableau_clip",
+    "tableau_dvae",
+    "tableau_kl",
+    "tableau_tiny",
+    "tableau_vae",
+    "tableau_vq",
     "train",
 ]

@@ -85,10 +85,7 @@ def adaptive(reconstruction: Tensor, adversarial: Tensor, weight: Tensor, most: 
 
 def last(codec: Any) -> Tensor:
     """Return the weight of the last convolution of a codec's decoder."""
-    convolutions = [
-        m for m in codec.modules() if isinstance(m, nn.Conv2d) and m.out_channels == codec.config.out_channels
-    ]
-    return convolutions[-1].weight
+    return codec.pixels.weight if hasattr(codec, "pixels") else codec.decoder.out.conv.weight
 
 
 def _rows(x: Tensor) -> Tensor:

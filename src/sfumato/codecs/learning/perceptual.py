@@ -17,7 +17,9 @@ from ...core.noise import Noise, fold
 class PerceptualConfig:
     """Features of random convolutions at several scales, for `Perceptual`.
 
-    `widths`: channels of each scale, scale i on 1 / 2^i of the size; `seed`: of the weights. Random and not trained
+    `widths`: channels of each scale, scale i on 1 / 2^i of the size; `floor`: the length below which
+    features are nearly nothing, so that noise where a picture is flat is not taken for edges (those have about 1 and
+    more); `seed`: of the weights. Random and not trained
     features, since they need neither labels nor a download and stay the same for every picture and run; their units
     answer to edges, colours and corners, which is where a mean of pixels blurs. Untrained networks are known to judge
     distortions better than pixels do, and trained ones better still (Zhang et al. 2018, arXiv 1801.03924, section 4).
@@ -25,6 +27,7 @@ class PerceptualConfig:
 
     in_channels: int = 3
     widths: tuple[int, ...] = (16, 32, 32)
+    floor: float = 0.3
     seed: int = 0
 
     def build(self) -> Perceptual:
@@ -51,7 +54,7 @@ class Perceptual(nn.Module):
         found: list[Tensor] = []
         for i in range(len(self.config.widths)):
             x = F.relu(F.conv2d(x if i == 0 else F.avg_pool2d(x, 2), self.get_buffer(f"filter{i}")))
-            found.append(x / (x.square().sum(1, keepdim=True) + 1e-2).sqrt())
+            found.append(x / (x.square().sum(1, keepdim=True) + self.config.floor**2).sqrt())
         return found
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -74,8 +74,10 @@ def read(fields: Fields) -> AutoencoderKLConfig:
 
 
 def write(config: AutoencoderKLConfig) -> dict[str, Any]:
-    """Return their configuration of ours."""
+    """Return their configuration of ours; `InputError` for what theirs cannot say."""
     k = config
+    if k.lift or k.patch != 1 or not k.groups:
+        raise InputError("diffusers' AutoencoderKL has norms, no patch and no lift: keep this one with save_codec")
     return shape(k.widths, k.attention) | {
         "in_channels": k.in_channels,
         "out_channels": k.out_channels,

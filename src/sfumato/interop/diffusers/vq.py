@@ -59,8 +59,10 @@ def read(fields: Fields) -> VQModelConfig:
 
 
 def write(config: VQModelConfig) -> dict[str, Any]:
-    """Return their configuration of ours."""
+    """Return their configuration of ours; `InputError` for what theirs cannot say."""
     k = config
+    if k.patch != 1 or not k.groups:
+        raise InputError("diffusers' VQModel has norms and no patch: keep this one with save_codec")
     return shape(k.widths, k.attention) | {
         "in_channels": k.in_channels,
         "out_channels": k.out_channels,
