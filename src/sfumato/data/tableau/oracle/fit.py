@@ -12,13 +12,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import shapes
 from ..paint import every_tone, tones
 from ..scene import RADII, palette
-from .bank import Bank, bank, covered, draw, frame, slopes, window
+from .bank import Bank, bank, covered, frame, slopes, window
 from .pieces import Pieces, widened
 
 _SEEN = 0.45  # of a template that must be seen; objects are seen to 0.6 at least
@@ -150,7 +149,9 @@ def propose(view: View, rows: Tensor, behind: bool, reach: int, step: int, keep:
     templates = bank(side)
     width = templates.width
     origin = (view.middle[rows] - width / 2).round().long() - reach
-    maps, inside = _cropped(view.maps[rows][:, 0:2] if behind else view.maps[rows][:, 2:4], origin, width + 2 * reach, side)
+    maps, inside = _cropped(
+        view.maps[rows][:, 0:2] if behind else view.maps[rows][:, 2:4], origin, width + 2 * reach, side
+    )
     maps[:, 1] += _BEYOND * ~inside
     moves = range(0, 2 * reach + 1, step)
     shifts = [(dx, dy) for dy in moves for dx in moves]
@@ -184,7 +185,9 @@ def _chosen(
     )
 
 
-def polish(found: Candidates, lights: Tensor, softs: tuple[float, ...], side: int, maps: Tensor | None = None) -> Candidates:
+def polish(
+    found: Candidates, lights: Tensor, softs: tuple[float, ...], side: int, maps: Tensor | None = None
+) -> Candidates:
     """Return `found` refined in place, and then with the textures and turns that cost least.
 
     One damped Gauss-Newton step is taken for each edge width in `softs`, on `lights` [P, 5, N] in the textures found,
@@ -209,7 +212,9 @@ def polish(found: Candidates, lights: Tensor, softs: tuple[float, ...], side: in
     return out
 
 
-def _refined(part: Candidates, origin: Tensor, width: int, side: int, a: Tensor, b: Tensor, softs: tuple[float, ...]) -> Tensor:
+def _refined(
+    part: Candidates, origin: Tensor, width: int, side: int, a: Tensor, b: Tensor, softs: tuple[float, ...]
+) -> Tensor:
     nominal = torch.tensor(RADII)[part.size] * side
     one = torch.ones_like(nominal)
     limit = torch.stack([1.5 * one, 1.5 * one, 0.1 * nominal, 0.2 * one], 1)
@@ -277,7 +282,9 @@ def _cropped(maps: Tensor, origin: Tensor, width: int, side: int, of: Tensor | N
     x, y = origin[:, :1] + steps, origin[:, 1:] + steps
     inside = ((x >= 0) & (x < side))[:, None, :] & ((y >= 0) & (y < side))[:, :, None]
     row = torch.arange(len(origin)) if of is None else of
-    index = (y.clamp(0, side - 1)[:, :, None] * side + x.clamp(0, side - 1)[:, None, :]) + (row * side * side)[:, None, None]
+    index = (y.clamp(0, side - 1)[:, :, None] * side + x.clamp(0, side - 1)[:, None, :]) + (row * side * side)[
+        :, None, None
+    ]
     flat = maps.flatten(2).transpose(0, 1).reshape(maps.shape[1], -1)
     out = flat.index_select(1, index.flatten()).unflatten(1, index.shape).transpose(0, 1)
     return out * inside[:, None], inside

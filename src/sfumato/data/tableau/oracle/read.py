@@ -112,7 +112,10 @@ def _assembled(batch: int, side: int, ground: Ground, layers: Layers, sure: Tens
     turn = torch.minimum(found.place[:, 3].clamp(min=0), period * (1 - 1e-6))
     values = {"shape": found.shape, "colour": layers.colour, "size": found.size, "texture": found.texture}
     values |= {"x": found.place[:, 0] / side, "y": found.place[:, 1] / side, "radius": found.place[:, 2] / side}
-    dense = {name: value.new_zeros(batch, MAX_OBJECTS).index_put_(at, value) for name, value in (values | {"turn": turn}).items()}
+    dense = {
+        name: value.new_zeros(batch, MAX_OBJECTS).index_put_(at, value)
+        for name, value in (values | {"turn": turn}).items()
+    }
     scenes = Scenes(
         count=torch.bincount(layers.row, minlength=batch),
         ground=ground.kind,
