@@ -58,6 +58,10 @@ class Style(ABC):
     def word(self, claims: Claims, draws: Draws) -> str:
         """Return the claims in words."""
 
+    def keeps(self, said: Claims, claims: Claims) -> bool:
+        """Return whether what a text says is what was to be said."""
+        return said == claims
+
 
 @register
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +160,10 @@ class AltText(Style):
 
     def compose(self, known: Facts, draws: Draws) -> Caption:
         """Return the caption of one scene."""
-        plain = self.word(self.tell(known, draws), draws)
-        text = _noisy(_misspelt(plain, draws), draws)
+        claims = self.tell(known, draws)
+        text = self.word(claims, draws)
         if not true(parse(text), known):
-            text = _noisy(plain, draws)
+            text = _noisy(self.of.word(claims, draws), draws)
         return Caption(text=text, claims=parse(text))
 
     def tell(self, known: Facts, draws: Draws) -> Claims:
@@ -167,8 +171,12 @@ class AltText(Style):
         return self.of.tell(known, draws)
 
     def word(self, claims: Claims, draws: Draws) -> str:
-        """Return the claims in words, before anything is done to them."""
-        return self.of.word(claims, draws)
+        """Return the claims in words, some misspelt, among others."""
+        return _noisy(_misspelt(self.of.word(claims, draws), draws), draws)
+
+    def keeps(self, said: Claims, claims: Claims) -> bool:
+        """Return whether nothing is said that was not claimed: how many things, and no thing that was not there."""
+        return len(said.mentions) == len(claims.mentions)
 
 
 @register
@@ -185,11 +193,12 @@ class Wrong(Style):
         for _ in range(_TRIES):
             kind, claims = spoil(told, draws)
             text = self.word(claims, draws)
-            if not true(claims, near) and parse(text) == claims:  # two mentions may have become alike
-                return Caption(text=text, claims=claims, wrong=kind)
+            said = parse(text)
+            if not true(said, near) and self.of.keeps(said, claims):  # two mentions may have become alike
+                return Caption(text=text, claims=said, wrong=kind)
         n = len(known.objects)
-        claims = replace(told, number=n + 1 if n < MAX_OBJECTS else n - 1)
-        return Caption(text=self.word(claims, draws), claims=claims, wrong="count")
+        text = self.word(replace(told, number=n + 1 if n < MAX_OBJECTS else n - 1), draws)
+        return Caption(text=text, claims=parse(text), wrong="count")
 
     def tell(self, known: Facts, draws: Draws) -> Claims:
         """Return what is said of a scene before it is changed."""
