@@ -20,7 +20,7 @@ CASES = {}
 
 
 def case(base):
-    """Register a function that changes a copy of `base` ("folder", "file" or "ours") at `path`."""
+    """Register a function that changes a copy of `base` ("folder", "file", "ours"), or makes a "lora" or a "word"."""
 
     def known(build):
         CASES[build.__name__] = (base, build)
@@ -432,6 +432,156 @@ for _name, _build in OURS.items():
     _build.__name__ = f"ours_{_name}"
     case("ours")(_build)
 
+
+@case("ours")
+def ours_with_an_origin_of_a_list(path):
+    (path / "origin.json").write_text("[]")
+
+
+@case("ours")
+def ours_with_an_origin_elsewhere(path):
+    (path / "origin.json").write_text('{"network": "", "codec": "", "metadata": {}, "path": "../../x"}')
+
+
+@case("ours")
+def ours_with_an_origin_that_is_a_pickle(path):
+    (path / "origin.json").write_text('{"network": "", "codec": "", "metadata": {}}')
+    (path / "origin.safetensors").write_bytes(pickle.dumps(Code()))
+
+
+@case("ours")
+def ours_with_an_origin_that_never_ends(path):
+    os.mkfifo(path / "origin.json")
+
+
+def header_of(entries):
+    """Return a builder of a file of these tensors, all in one place of no bytes or of zeros that nobody wrote."""
+
+    def build(path):
+        header, end = {}, 0
+        for name, shape in entries.items():
+            count = 4
+            for size in shape:
+                count *= size
+            header[name] = entry(shape, offsets=(end, end + count))
+            end += count
+        raw(path, header)
+        with open(path, "r+b") as file:
+            file.truncate(file.seek(0, 2) + end)
+
+    return build
+
+
+DIT = {
+    "y_embedder.embedding_table.weight": (3, 384),
+    "blocks.0.adaLN_modulation.1.weight": (2304, 384),
+    "x_embedder.proj.weight": (384, 4, 2, 2),
+    "pos_embed": (1, 16, 384),
+    "final_layer.linear.weight": (32, 384),
+    "blocks.0.mlp.fc1.weight": (1536, 384),
+}
+PIXART = {"t_block.1.weight": (6, 1), "y_embedder.y_proj.fc1.weight": (1, 1), "x_embedder.proj.weight": (1152, 4, 2, 2)}
+UVIT = {"decoder_pred.weight": (1, 1), "mid_block.attn.qkv.weight": (1, 1)}
+LUMINA = {"cap_embedder.1.weight": (1, 1), "layers.0.attention.wk_y.weight": (1, 1)}
+TRANSFORMERS = {
+    "dit_of_nothing_but_its_marks": dict(list(DIT.items())[:2]),
+    "dit_whose_patches_are_a_matrix": DIT | {"x_embedder.proj.weight": (384, 16)},
+    "dit_of_patches_of_side_0": DIT | {"x_embedder.proj.weight": (384, 4, 0, 0)},
+    "dit_of_no_width": DIT | {"x_embedder.proj.weight": (0, 4, 2, 2)},
+    "dit_of_no_places": DIT | {"pos_embed": (1,)},
+    "dit_of_ten_thousand_blocks": DIT | {f"blocks.{i}.attn.qkv.weight": (0, 1) for i in range(10_000)},
+    "dit_of_no_blocks": DIT,
+    "diffit_of_one_table": {
+        "blocks.0.attn.relative_position_bias_table": (0, 0),
+        "x_embedder.proj.weight": (1, 1, 1, 1),
+    },
+    "diffit_of_block_a_billion": {
+        "blocks.0.attn.relative_position_bias_table": (49, 2),
+        "blocks.1000000000.x": (1,),
+        "x_embedder.proj.weight": (16, 4, 2, 2),
+        "final_layer.linear.weight": (32, 16),
+        "blocks.0.mlp.fc1.weight": (64, 16),
+        "y_embedder.embedding_table.weight": (6, 16),
+    },
+    "diffit_whose_block_is_a_word": {"blocks.0.attn.relative_position_bias_table": (49, 2), "blocks.x.y": (1,)},
+    "pixart_of_no_size": PIXART | {"final_layer.linear.weight": (32, 1152)},
+    "pixart_of_windows_of_nothing": PIXART | {"blocks.0.attn.sr.weight": (), "pos_embed": (1, 4, 1)},
+    "hunyuan_of_two_marks": {"text_embedding_padding": (1, 1), "pooler.positional_embedding": (1, 1)},
+    "hunyuan_of_wrong_ranks": {"text_embedding_padding": (1,), "pooler.positional_embedding": ()},
+    "lumina_of_two_marks": LUMINA,
+    "lumina_of_no_heads": LUMINA | {"x_embedder.weight": (72, 0), "layers.0.attention.wk.weight": (0, 1)},
+    "uvit_of_two_marks": UVIT,
+    "uvit_of_no_tokens": UVIT | {"patch_embed.proj.weight": (512, 4, 2, 2), "pos_embed": (1, 0, 512)},
+    "sd3_of_one_tensor": {"joint_blocks.0.x_block.attn.qkv.weight": (1, 1)},
+}
+for _name, _entries in TRANSFORMERS.items():
+    _build = header_of(_entries)
+    _build.__name__ = f"file_{_name}"
+    case("file")(_build)
+
+AT = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+LORAS = {
+    "of_no_rank": {f"{AT}.lora_down.weight": (0, 64), f"{AT}.lora_up.weight": (64, 0)},
+    "of_one_half": {f"{AT}.lora_down.weight": (2, 64)},
+    "of_numbers": {f"{AT}.lora_down.weight": (), f"{AT}.lora_up.weight": ()},
+    "of_another_width": {f"{AT}.lora_down.weight": (2, 63), f"{AT}.lora_up.weight": (64, 2)},
+    "of_vast_products": {f"{AT}.hada_w{i}_{j}": (64, 5000) if j == "a" else (5000, 64) for i in "12" for j in "ab"},
+    "of_a_vast_kronecker": {f"{AT}.lokr_w1": (100_000, 1), f"{AT}.lokr_w2": (100_000, 1)},
+    "of_a_vast_core": {
+        **{f"{AT}.lokr_w2_{j}": (300, 2) for j in "ab"},
+        f"{AT}.lokr_w1": (2, 2),
+        f"{AT}.lokr_t2": (300, 300, 8, 8),
+    },
+    "of_ten_thousand_strangers": {
+        f"lora_unet_x{i}.lora_{h}.weight": (1, 1) for i in range(5000) for h in ("up", "down")
+    },
+    "of_nothing": {f"{AT}.alpha": ()},
+}
+for _name, _entries in LORAS.items():
+    _build = header_of(_entries)
+    _build.__name__ = f"lora_{_name}"
+    case("lora")(_build)
+
+
+@case("lora")
+def lora_that_is_a_pickle(path):
+    path.write_bytes(pickle.dumps(Code()))
+
+
+@case("lora")
+def lora_whose_settings_are_nested_deeply(path):
+    header_of({f"{AT}.lora_down.weight": (2, 64), f"{AT}.lora_up.weight": (64, 2)})(path)
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length]) | {"__metadata__": {"lora_adapter_metadata": "[" * 100_000}}
+    raw(path, header, data[8 + length :])
+
+
+@case("word")
+def word_that_is_a_pickle(path):
+    path.write_bytes(pickle.dumps(Code()))
+
+
+@case("word")
+def word_of_17_mib(path):
+    path.write_bytes(b"\0" * (17 << 20))
+
+
+@case("word")
+def word_of_a_thousand_vectors(path):
+    header_of({"emb_params": (1000, 32)})(path)
+
+
+@case("word")
+def word_of_another_width(path):
+    header_of({"emb_params": (1, 31)})(path)
+
+
+@case("word")
+def word_of_many_words(path):
+    header_of({f"w{i}": (1, 64) for i in range(20)})(path)
+
+
 HARMLESS = ("settings_with_code_beside_them", "settings_naming_code_for_a_tokenizer")  # loads, and runs none of it
 MARKER = Path(sys.argv[1] if len(sys.argv) > 1 else ".") / "ran"
 
@@ -449,21 +599,35 @@ def main(folder):
     import torch
 
     import sfumato as sf
+    from sfumato.conditioning import read_inversion, with_inversions
 
     torch.set_num_threads(1)
     bases = {"folder": folder / "good", "file": folder / "good.safetensors", "ours": folder / "good-ours"}
+    pipe = sf.load(bases["folder"])
+
+    def word(path):
+        return with_inversions(pipe.conditioner, [read_inversion(path)])
+
+    opened = {
+        "folder": sf.load,
+        "ours": sf.load,
+        "file": lambda path: sf.load(path, tokenizer=bases["folder"]),
+        "lora": pipe.with_lora,
+        "word": word,
+    }
     for name, path in bases.items():  # warm up: what is imported once is nobody's load
-        sf.load(path, **({"tokenizer": bases["folder"]} if name == "file" else {}))
+        opened[name](path)
     results = {}
     warnings.simplefilter("ignore")
     for name, (base, build) in CASES.items():
-        at = folder / "cases" / (name + (".safetensors" if base == "file" else ""))
+        at = folder / "cases" / (name + ("" if base in ("folder", "ours") else ".safetensors"))
         at.parent.mkdir(exist_ok=True)
-        (shutil.copyfile if base == "file" else shutil.copytree)(bases[base], at)
+        if base in bases:
+            (shutil.copyfile if base == "file" else shutil.copytree)(bases[base], at)
         at = build(at) or at
         before, start = peak(reset=True), time.process_time()
         try:
-            sf.load(at, **({"tokenizer": bases["folder"]} if base == "file" else {}))
+            opened[base](at)
             error, text, kind = None, "", "loaded"
         except Exception as caught:
             error, text, kind = type(caught).__mro__, str(caught), type(caught).__name__

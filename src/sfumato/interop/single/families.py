@@ -27,6 +27,7 @@ from . import diffit, dit, hunyuan_dit, kl, latent_unet, lumina, mmdit, pixart, 
 
 Shapes = Mapping[str, Sequence[int]]
 PREFIX = "model.diffusion_model."
+MOST = 256  # blocks of a transformer: six times as many as any released one, soon built and refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +77,12 @@ def _alone(config: type, of: Any, architecture: str, **more: Any) -> Family:
     def net(shapes: Shapes, prefix: str) -> Any:
         held = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
         try:
-            return of.config(held)
+            found = of.config(held)
         except KeyError as error:
             raise CheckpointError(f"the file lacks {error}, which every {architecture} has: give network=") from error
+        if found.layers > MOST:
+            raise InputError(f"a {architecture} of {found.layers} blocks is none that is known: give network=")
+        return found
 
     def links(net: nn.Module, prefix: str) -> list[Link]:
         return prefixed(of.links(net), prefix)
