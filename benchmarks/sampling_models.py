@@ -48,7 +48,7 @@ class Model:
         default = torch.get_default_dtype()
         torch.set_default_dtype(dtype)  # made in it: in float32 first, it would take twice the memory
         try:
-            net = self.make().eval()
+            net = self.make().to(dtype).eval()  # what it makes in float32 whatever the default, too
         finally:
             torch.set_default_dtype(default)
         if self.layout is dit.LAYOUT:  # released files hold one embedder, many times

@@ -24,6 +24,7 @@ from sfumato.nets.lumina import LuminaConfig
 from sfumato.nets.mmdit import MMDiTConfig
 from sfumato.nets.pixart import PixArtConfig
 from sfumato.nets.unet import UNetConfig
+from sfumato.pipeline.lean import InParts
 
 DIT = {"channels": 4, "size": 8, "width": 32, "layers": 2, "heads": 2, "num_classes": 5}
 PIXART = {"size": 8, "out_channels": 4, "width": 36, "layers": 2, "heads": 2, "context": 12}
@@ -315,3 +316,17 @@ def test_a_control_network_is_told_once_too(name):
         torch.testing.assert_close(got, denoiser(x, 0.3, **cond), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(got, inner(x, 0.3, **cond), atol=1e-3)
     assert set(once) <= {p for p, _ in control.named_modules() if any(fnmatch(p, one) for one in control.once)}
+
+
+@torch.no_grad()
+def test_a_batch_in_parts_is_told_once_a_part():
+    net, shapes = built(EVERY["MMDiT"][0]), EVERY["MMDiT"][1]
+    plain, cond, times = Preconditioned(net, Rectified(), Flow()), told(shapes, 3, 1), [0.9, 0.6, 0.3]
+    calls, x = counted(net, ["text", "vector.0", "blocks.0.modulation", "time.mlp.0"]), drawn(3, 4, 8, 8)
+    ready = prepare(InParts(denoiser=plain, rows=2), times)
+    got = [ready(x, t, **cond) for t in times]
+    assert set(calls.values()) == {2}
+    for t, x0 in zip(times, got, strict=True):
+        torch.testing.assert_close(x0, plain(x, t, **cond), rtol=1e-5, atol=1e-5)
+    each = torch.tensor(times, dtype=torch.float64)
+    torch.testing.assert_close(ready(x, each, **cond), plain(x, each, **cond), rtol=1e-5, atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..codecs.codec import Codec
 from ..codecs.tiled import Sliced, Strips, Tiled
 from ..core import Denoiser, InputError, Schedule, nearest, prepare
+from ..core.ahead import remembered
 
 SAVERS = {
     "strips": "the codec works along strips of rows: the same pictures, a little more work",
@@ -32,6 +33,8 @@ class InParts:
 
     denoiser: Denoiser
     rows: int = 1
+    times: tuple[float, ...] = ()
+    _ready: dict[int, Denoiser] = field(default_factory=dict[int, Denoiser], init=False, repr=False)
 
     @property
     def schedule(self) -> Schedule:
@@ -44,16 +47,22 @@ class InParts:
         return self.denoiser.cond
 
     def prepare(self, times: Sequence[float]) -> InParts:
-        """Return this for the times of one run."""
-        return replace(self, denoiser=prepare(self.denoiser, times))
+        """Return this for the times of one run, in which each part is prepared for itself."""
+        return replace(self, times=tuple(times))
 
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         """Return x0_hat, part by part."""
         parts: list[Tensor] = []
         for first in range(0, len(x), self.rows):
             some = slice(first, first + self.rows)
-            given = {k: v[some] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in cond.items()}
-            parts.append(self.denoiser(x[some], t[some] if isinstance(t, Tensor) else t, **given))
+
+            def taken(some: slice = some) -> dict[str, Any]:
+                return {k: v[some] if isinstance(v, Tensor) and len(v) == len(x) else v for k, v in cond.items()}
+
+            inner = self._ready[first] if first in self._ready else prepare(self.denoiser, self.times)
+            self._ready[first] = inner
+            given = remembered(inner, f"part of {len(x)}", cond, taken)
+            parts.append(inner(x[some], t[some] if isinstance(t, Tensor) else t, **given))
         return torch.cat(parts)
 
 
