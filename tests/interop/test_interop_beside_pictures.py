@@ -303,9 +303,11 @@ def test_consistency_models_are_told_their_guidance(guidance, steps, tmp_path, m
     expected = theirs("a red cat", num_inference_steps=steps, latents=x.clone(), output_type="pt", **told).images
     seen = []
     handle = pipe.denoiser.net.conv_in.register_forward_hook(lambda m, i, o: seen.append(len(o)))
+    read = pipe.conditioner.towers["clip"].model.register_forward_hook(lambda *_: seen.append("text"))
     out = pipe("a red cat", n=1, steps=steps, guidance=guidance, start=x)
     handle.remove()
-    assert seen == [1] * steps  # one evaluation of one row: nothing is guided from outside
+    read.remove()
+    assert seen == ["text", *[1] * steps]  # one text, one evaluation of one row: nothing is guided from outside
     assert distance(out, expected) < 0.5
     other = pipe("a red cat", n=1, steps=steps, guidance=5.5, start=x)
     assert (other.pixels - out.pixels).abs().max() > 0.01  # the scale matters

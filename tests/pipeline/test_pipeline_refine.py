@@ -15,8 +15,8 @@ def test_a_refiner_goes_on_where_the_base_stops():
     base, refiner = latent(), latent()
     with torch.no_grad():
         next(refiner.denoiser.parameters()).mul_(0.5)
-    out = refined(base, refiner, n=2, share=0.4, steps=6, seed=3, solver="ddim", grid="uniform")
-    grid = sf.grids.uniform(base.denoiser.schedule, 6).tolist()
+    out = refined(base, refiner, n=2, share=0.4, steps=15, seed=3, solver="ddim", grid="uniform")
+    grid = sf.grids.uniform(base.denoiser.schedule, 15).tolist()
     asked = {"n": 2, "seed": 3, "solver": "ddim", "grid": grid}
     first = base(span=(1.0, 0.4), **asked)
     second = refiner(span=(0.4, 0.0), start=first.tensor, **asked)
@@ -61,8 +61,10 @@ def test_each_enlarged_picture_keeps_its_own_settings():
     out = pipe(["cat", "dog"], negative=["dog", "7"], **asked)
     large = enlarged(pipe, out, scale=2.0, strength=0.5)
     picture = torch.nn.functional.interpolate(out.pixels, (8, 8), mode="bicubic", align_corners=False).clamp(-1, 1)
-    one = asked | {"n": 1, "seed": 8, "image": picture[3], "strength": 0.5, "size": (8, 8)}
-    assert torch.equal(large[3].tensor, pipe("dog", negative="7", **one).tensor)
-    assert large[3].request["solver"] == out.request["solver"]
+    rows = [("cat", "dog"), ("cat", "dog"), ("dog", "7"), ("dog", "7")]
+    for i, (prompt, negative) in enumerate(rows):
+        one = asked | {"n": 1, "seed": 5 + i, "image": picture[i], "strength": 0.5, "size": (8, 8)}
+        assert torch.equal(large[i].tensor, pipe(prompt, negative=negative, **one).tensor)
+        assert large[i].request["solver"] == out.request["solver"]
     (first, *_) = enlarged(pipe, pipe(["cat", "dog"], negative="7", **asked), scale=2.0, strength=0.5)
     assert first.request["negative"] == ["7"]
