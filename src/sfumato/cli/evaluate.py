@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-DESCRIPTION = """Measure a model's samples against held-out data.
+DESCRIPTION = """Measure a model's samples against held-out data, or how well it follows captions of the tableau world.
 
 Each figure says how it was measured; those not measured in the same way refuse to be compared (exit code 2)."""
 EPILOG = """examples:
   sfumato evaluate runs/digits/20260101-120000-ab12 -n 1000
   sfumato evaluate my-model --data digits --json > figures.json
   sfumato evaluate my-model --data digits --likelihood
+  sfumato evaluate tableau -n 2000                   how well captions are followed
   sfumato evaluate other-model --data digits --against figures.json"""
 
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--likelihood", action="store_true", help="measure bits per dimension of the data instead of samples"
     )
+    parser.add_argument("--judge", metavar="DIR", default=None, help="of captions: a folder or a run (the shipped one)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -36,22 +38,28 @@ def run(args: argparse.Namespace) -> int:
 
     if (codec := coding(Path(args.model))) is not None:
         return reconstruct(args, codec)
-    from ..core import to_config
+    from ..core import InputError, to_config
     from ..pipeline import load
     from ..recipes import bits_per_dim
     from ..recipes.evaluation import Evaluation, evaluate
+    from ..recipes.following import follow
     from .progress import Progress
 
     earlier = None if args.against is None else figures(Path(args.against))
     pipe = load(args.model)
-    data = _data(Path(args.model), args.data)
+    captioned = "tokens" in pipe.denoiser.cond and not args.likelihood
+    if args.judge is not None and not captioned:
+        raise InputError("--judge is for models that follow captions; this one does not")
+    data = None if captioned else _data(Path(args.model), args.data)
     with Progress("sampling", args.n) as bar:
 
         def say(what: str, done: int, of: int) -> None:
             bar.stage(what, of)
             bar.update(done)
 
-        if args.likelihood:
+        if data is None:
+            found = follow(pipe, args.n, _judge(args.judge), args.seed, say)
+        elif args.likelihood:
             found = Evaluation(model=[bits_per_dim(pipe, data, args.n, args.seed, say)], real=[])
         else:
             found = evaluate(pipe, data, args.n, args.seed, say)
@@ -82,6 +90,17 @@ def figures(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} does not hold figures: give what `sfumato evaluate --json` printed") from error
     return {f.name: f for f in found}
+
+
+def _judge(given: str | None) -> Any:
+    from .. import assets
+    from ..measure import load_judge
+    from ..recipes import judge_of_run
+
+    folder = assets.shipped("tableau") if given is None else Path(given)
+    if folder is None:
+        return None
+    return judge_of_run(folder) if (folder / "checkpoints").is_dir() else load_judge(folder)
 
 
 def _data(model: Path, recipe: str | None) -> Any:

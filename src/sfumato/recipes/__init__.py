@@ -13,6 +13,7 @@ from .likelihood import bits_per_dim
 from .overrides import changes, flatten, override
 from .recipe import Recipe, Training, recipe_of, train
 from .run import pipeline_of_run
+from .tableau import tableau
 from .tableau_clip import tableau_clip
 from .tableau_codecs import tableau_dvae, tableau_kl, tableau_tiny, tableau_vae, tableau_vq
 
@@ -20,6 +21,7 @@ RECIPES: dict[str, Callable[[], Training]] = {
     "datasaurus": datasaurus,
     "digits": digits,
     "folder": folder,
+    "tableau": tableau,
     "tableau-clip": tableau_clip,
     "tableau-dvae": tableau_dvae,
     "tableau-kl": tableau_kl,
@@ -46,6 +48,7 @@ __all__ = [
     "pipeline_of_run",
     "recipe_of",
     "reconstruction",
+    "tableau",
     "tableau_clip",
     "tableau_dvae",
     "tableau_kl",

@@ -1,0 +1,59 @@
+"""The text-to-image model of the tableau world: a small latent transformer that reads captions, 64 x 64 pixels."""
+
+from __future__ import annotations
+
+from .. import assets
+from ..core import Flow, FlowTime, Rectified
+from ..data import Latents, Worded
+from ..data.tableau import Tableau
+from ..data.tableau.retold import Retold
+from ..nets import CaptionedConfig, PixArtConfig, WordEncoderConfig
+from ..objectives import Denoising, LogitNormal
+from ..pipeline import Defaults, Pixels
+from ..solvers import Euler
+from ..train import Cosine, TrainConfig
+from .recipe import Recipe
+from .tableau_clip import tableau_words
+
+PROMPTS = (
+    "a small red circle",
+    "two green stars left of a large red ring",
+    "a blue square above a yellow heart",
+    "three white drops on a slate background",
+)
+
+
+def tableau() -> Recipe:
+    """Return the recipe: 3.8 M parameters, a rectified flow in the latents of the codec that ships with the model.
+
+    With another codec: `--data.data.data.coder DIR`, the folder of `save_codec`. Its latents of `size` scenes are
+    encoded first, once, into `--data.data.data.path`; captions are drawn anew in every epoch.
+    """
+    words = tableau_words()
+    coder = str(assets.HOME / "tableau")
+    scenes = Tableau(size=131_072, dequantise=0.02)
+    return Recipe(
+        data=Worded(data=Retold(data=Latents(path="runs/tableau-latents", coder=coder, data=scenes)), words=words),
+        net=CaptionedConfig(
+            text=WordEncoderConfig(words=words.count, length=words.length, width=96, layers=3, heads=3),
+            net=PixArtConfig(size=16, channels=4, out_channels=4, patch=2, width=160, layers=8, heads=5, context=96),
+        ),
+        schedule=Rectified(),
+        prediction=Flow(),
+        scaling=FlowTime(),
+        objective=Denoising(time=LogitNormal(), drop=0.1),
+        train=TrainConfig(
+            steps=40_000,
+            batch_size=128,
+            lr=1e-3,
+            rate=Cosine(warmup=500, end=0.02),
+            ema=(200_000.0,),
+            precision="bf16",
+            checkpoint_every=250,
+            sample_every=1000,
+            log_every=50,
+        ),
+        modality=Pixels(),
+        defaults=Defaults(solver=Euler(), grid="uniform", steps=20, guidance=3.0),
+        prompts=PROMPTS,
+    )
