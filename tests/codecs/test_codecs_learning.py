@@ -118,6 +118,14 @@ def test_the_perceptual_distance():
     assert (eye(x, y) > eye(x, 0.5 * (x + y))).all()
     assert torch.equal(eye(x, y)[1:3], eye(x[1:3], y[1:3]))
     assert not list(eye.parameters())
+    three = PerceptualConfig().build()
+    for side in (17, 18):
+        small = torch.zeros(1, 3, side, side)
+        if side < 18:
+            with pytest.raises(sf.InputError, match="need pictures of 18 pixels"):
+                three(small, small)
+        else:
+            assert float(three(small, small)) == 0.0
     assert torch.equal(EYE.build().filter0, eye.filter0)  # of the seed alone
 
 

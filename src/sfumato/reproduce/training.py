@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..codecs.learning import CodecObjective, Coding
 from ..core import Preconditioned, fold, to_config
 from ..data import Dataset
 from ..objectives import Objective
@@ -47,3 +48,27 @@ def fit(
     context.progress(f"training {name}", None)
     context.fitted(name, settings, denoiser.net, train)
     return denoiser.eval()
+
+
+def fit_codec(
+    context: Context, name: str, codec: Any, objective: CodecObjective, dataset: Dataset, config: TrainConfig
+) -> Any:
+    """Return the codec of a configuration, trained and in evaluation mode, as `fit` does a denoiser."""
+    model = Coding.start(codec, objective, config.seed)
+    settings = {
+        "codec": to_config(codec),
+        "parts": [to_config(part) for part in (objective, config)],
+        "data": dataset.fingerprint,
+    }
+
+    def train(net: nn.Module) -> None:
+        trainer = Trainer(model, objective, dataset, config, quiet=context.quiet)
+        trainer.train()
+        if config.ema:
+            with trainer.ema_weights():
+                averaged = {key: value.clone() for key, value in net.state_dict().items()}
+            net.load_state_dict(averaged)
+
+    context.progress(f"training {name}", None)
+    context.fitted(name, settings, model.net, train)
+    return model.codec.eval()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.config import register
+from ...core.errors import InputError
 from ...core.noise import Noise, fold
 
 
@@ -50,9 +51,16 @@ class Perceptual(nn.Module):
             self.register_buffer(f"filter{i}", _filters(a, b, fold("perceptual", config.seed, i)))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Return the features of pictures `x` [B, C, H, W], one [B, width, h, w] a scale, of unit length."""
+        """Return the features of pictures `x` [B, C, H, W], one [B, width, h, w] a scale, of unit length.
+
+        Raises `InputError` for pictures that are too small for the scales.
+        """
+        scales = len(self.config.widths)
+        least = 5 * 2 ** (scales - 1) - 2
+        if min(x.shape[-2:]) < least:
+            raise InputError(f"features at {scales} scales need pictures of {least} pixels: fewer widths")
         found: list[Tensor] = []
-        for i in range(len(self.config.widths)):
+        for i in range(scales):
             x = F.relu(F.conv2d(x if i == 0 else F.avg_pool2d(x, 2), self.get_buffer(f"filter{i}")))
             found.append(x / (x.square().sum(1, keepdim=True) + self.config.floor**2).sqrt())
         return found
