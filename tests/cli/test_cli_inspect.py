@@ -75,6 +75,7 @@ def test_what_a_trainer_said_of_a_lora(tmp_path, capsys):
     found, shown = inspected(tmp_path / "lora.safetensors", capsys)
     assert found["kind"] == "LoRA"
     assert found["dtype"] == "float32 (2) and float16 (1)"
+    assert (found["modules"], found["ranks"], found["of"]) == (1, "2 (1)", "unet")
     assert found["metadata"]["ss_network_dim"] == 8
     assert found["metadata"]["ss_tag_frequency"] == {"10_cat": {"a cat": 10}}
     assert len(found["metadata"]["ss_base_model"]) == 500
@@ -86,13 +87,26 @@ def test_what_a_trainer_said_of_a_lora(tmp_path, capsys):
     [
         ("decoder.conv_in.weight", "autoencoder"),
         ("emb_params", "textual inversion"),
+        ("<a hat>", "textual inversion"),
+        ("image_proj.proj.weight", "IP-Adapter"),
+        ("adapter.body.0.resnets.0.block1.weight", "T2I-Adapter"),
+        ("control_model.zero_convs.0.0.weight", "ControlNet"),
+        ("lora_unet_x.hada_w1_a", "LyCORIS"),
         ("down_blocks.0.x", "network of a diffusers folder"),
         ("hello", "tensors of no kind that is known here"),
     ],
 )
 def test_other_files(name, kind, tmp_path, capsys):
     save_file({name: torch.ones(2)}, tmp_path / "x.safetensors")
-    assert inspected(tmp_path / "x.safetensors", capsys)[0]["kind"] == kind
+    said, shown = inspected(tmp_path / "x.safetensors", capsys)
+    assert said["kind"] == kind
+    assert said["dtype"] == "float32"
+    assert said["sha256"] in shown
+    if kind == "textual inversion":
+        assert said["word"] == ("x" if name == "emb_params" else name)
+        assert said["vectors"] == {"clip": "1 of width 2"}
+    if kind == "autoencoder":
+        assert said["contract"].startswith("the scale of its latents is in no file")
 
 
 def test_a_pickle_is_not_read(tmp_path, capsys):

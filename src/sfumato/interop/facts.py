@@ -12,7 +12,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ..core import InputError, SfumatoError, to_config
+from ..conditioning import read_inversion
+from ..core import CheckpointError, InputError, SfumatoError, to_config
 from ..core.weights import Spec, check_header
 from ..pipeline.folder import at_most, empty
 from ..pipeline.origin import summed
@@ -23,6 +24,7 @@ from .single.said import KEY, Said, said_of
 from .single.text import PARTS
 
 DOWN = re.compile(r"\.lora_(down|A)(\.\w+)?\.weight$|[._]lora\.down\.weight$|\.(hada_w1_b|lokr_w1)$")
+UNSAID = "the scale of its latents is in no file: 0.18215 (1, 2), 0.13025 (XL), 1.5305 with shift 0.0609 (3)"
 READ = ("alphas_cumprod", TELLTALE, "v_pred", "ztsnr", "edm_mean", "input_blocks.0.0.weight", "label_emb.weight")
 
 
@@ -31,7 +33,12 @@ def facts(path: Path) -> dict[str, Any]:
 
     Raises `CheckpointError` for a file that is damaged.
     """
-    known, metadata = check_header(path)
+    try:
+        known, metadata = check_header(path)
+    except CheckpointError:
+        if (word := _word(path)) is None:
+            raise
+        return word
     floats = Counter(str(s.dtype).removeprefix("torch.") for s in known.values())
     said: dict[str, Any] = {
         "kind": kind_of(known),
@@ -45,6 +52,10 @@ def facts(path: Path) -> dict[str, Any]:
         said |= _checkpoint(path, known, metadata)
     elif said["kind"] in ("LoRA", "LyCORIS"):
         said |= _adapters(known)
+    elif said["kind"] == "textual inversion":
+        said |= {k: v for k, v in (_word(path) or {}).items() if k in ("word", "vectors")}
+    elif said["kind"] == "autoencoder":
+        said |= {"contract": UNSAID}
     return said | {"metadata": {k: _value(v) for k, v in sorted(metadata.items()) if k not in (KEY, "format")}}
 
 
@@ -59,6 +70,8 @@ def kind_of(names: Mapping[str, Any]) -> str:
         "LoRA": (".lora_up.", ".lora_down.", ".lora_A.", ".lora_B.", ".lora.up.", "_lora.up.", ".dora_scale"),
         "LyCORIS": (".hada_", ".lokr_"),
         "ControlNet": ("controlnet_", "control_model.", "zero_convs."),
+        "IP-Adapter": ("ip_adapter.", "image_proj."),
+        "T2I-Adapter": ("body.0.",),
         "textual inversion": ("emb_params", "clip_l", "clip_g", "string_to_param"),
         "autoencoder": ("decoder.conv_in.", "decoder.mid_block."),
         "network of a diffusers folder": ("down_blocks.", "transformer_blocks."),
@@ -110,6 +123,23 @@ def _contract(
     except SfumatoError as error:
         return str(error)
     return {"schedule": _short(to_config(schedule)), "prediction": to_config(prediction), "label": to_config(scaling)}
+
+
+def _word(path: Path) -> dict[str, Any] | None:
+    """Return what a learned word's file is, whose tensor may have any name; None where it is none."""
+    try:
+        found = read_inversion(path)
+    except SfumatoError:
+        return None
+    vectors = {name or "clip": f"{len(t)} of width {t.shape[-1]}" for name, t in found.vectors.items()}
+    return {
+        "kind": "textual inversion",
+        "word": found.token,
+        "vectors": vectors,
+        "bytes": path.stat().st_size,
+        "dtype": str(next(iter(found.vectors.values())).dtype).removeprefix("torch."),
+        "sha256": _hash(path),
+    }
 
 
 def _adapters(known: Mapping[str, Spec]) -> dict[str, Any]:
