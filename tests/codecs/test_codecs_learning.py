@@ -7,7 +7,15 @@ import torch
 from test_codecs_kl import normal, scrambled
 
 import sfumato as sf
-from sfumato.codecs import AutoencoderKLConfig, AutoencoderTinyConfig, VQModelConfig, load_codec, save_codec
+from sfumato.codecs import (
+    AutoencoderKLConfig,
+    AutoencoderTinyConfig,
+    DVAEConfig,
+    VAEConfig,
+    VQModelConfig,
+    load_codec,
+    save_codec,
+)
 from sfumato.codecs.learning import (
     Adversary,
     Coding,
@@ -233,3 +241,34 @@ def test_initial_weights_follow_from_the_seed_and_touch_no_global_state():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        KL,
+        AutoencoderTinyConfig(width=8, encoder=(1, 1), decoder=(1, 1)),
+        VQModelConfig(widths=(8, 16), layers=1, groups=4, codes=40),
+        DVAEConfig(codes=7, width=16, multipliers=(1, 2), inner=8),
+        VAEConfig(in_channels=3, size=16, widths=(8,), latent=4),
+    ],
+)
+@torch.no_grad()
+def test_what_only_decodes_is_told(config):
+    """Encoding looks at none of the parts that are said to decode only, and at all of the others."""
+    codec, x = scrambled(config.build(), scale=0.1), pictures()
+    before, made = codec.posterior(x), codec.decode(codec.encode(x))
+    for name, child in [*codec.named_children(), *((n, p) for n, p in codec.named_parameters() if "." not in n)]:
+        parameters = [child] if isinstance(child, torch.nn.Parameter) else list(child.parameters())
+        if not parameters:
+            continue
+        kept = [p.clone() for p in parameters]
+        for p in parameters:
+            p.mul_(-0.5).add_(0.3)
+        after = codec.posterior(x)
+        same = all(a is None or torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        logits = not isinstance(config, DVAEConfig) or torch.equal(codec.indices(after[0]), codec.indices(before[0]))
+        assert (same and logits) == (name in codec.decoding), name
+        for p, value in zip(parameters, kept, strict=True):
+            p.copy_(value)
+    assert torch.equal(codec.decode(codec.encode(x)), made)

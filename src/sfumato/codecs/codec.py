@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class Codec(nn.Module, ABC):
 
     factor: int
     channels: int
+    decoding: ClassVar[tuple[str, ...]] = ()  # the parts that only decode: without them, latents are the same
 
     @abstractmethod
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,8 @@ class DVAE(Codec):
     the relaxation trains it. `encode` takes the most likely code, or with `noise` draws one; `indices` and `lookup` go
     to the numbers of the codes and back; `decode` gives the median pixels.
     """
+
+    decoding: ClassVar[tuple[str, ...]] = ("codebook", "up", "pixels")
 
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__()

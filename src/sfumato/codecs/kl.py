@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,8 @@ class AutoencoderKL(Striped):
 
     `height`, of both directions: work along strips of that many rows (see `Strips`), None for the whole at once.
     """
+
+    decoding: ClassVar[tuple[str, ...]] = ("decoded", "decoder")
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,8 @@ class AutoencoderTiny(Codec):
 
     Encoding is not random. The released networks have seen nothing outside [-1, 1], and nothing clamps their output.
     """
+
+    decoding: ClassVar[tuple[str, ...]] = ("decoder", "pixels")
 
     def __init__(self, config: AutoencoderTinyConfig) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class VAE(Codec):
     `log_scale` is one learned number, the deviation of every pixel value (arXiv 2006.13202, section 3.1): with it the
     bound is that of a density, and needs no weight. A picture is drawn in one call: decode of a normal z.
     """
+
+    decoding: ClassVar[tuple[str, ...]] = ("log_scale", "start", "up")
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

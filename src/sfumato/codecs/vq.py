@@ -7,6 +7,7 @@ section 3.1); masked-token models diffuse the indices. Both stand on VQ-VAE (arX
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,8 @@ class VQModel(Striped):
     `decode` quantises; `render` decodes latents as they are. `indices` and `lookup` go to the tokens and back.
     Gradients go straight through the quantisation, as if it were not there.
     """
+
+    decoding: ClassVar[tuple[str, ...]] = ("codebook", "decoded", "decoder")
 
     def __init__(self, config: VQModelConfig) -> None:
         super().__init__()

@@ -32,8 +32,8 @@ class Latents(Dataset):
     Numbers lie on the disk in float16, `shard` rows a file.
 
     `write` fills the folder; it goes on where it was stopped. Every shard holds a sha256 of what made it (the codec's
-    configuration and weights, the data's fingerprint, these settings), and one of another origin is refused: nothing is
-    ever read that the present codec did not make of the present data.
+    configuration, the weights that encode, the data's fingerprint, these settings), and one of another origin is
+    refused: nothing is ever read that the present codec did not make of the present data. A decoder may be trained on.
 
     Reading raises `InputError` for a folder that is not whole, or was made otherwise.
     """
@@ -57,8 +57,10 @@ class Latents(Dataset):
     @cached_property
     def key(self) -> str:
         """A sha256 of all that decides what the shards hold."""
-        digest = hashlib.sha256()
+        digest, only = hashlib.sha256(), self.codec.decoding
         for name, tensor in sorted(self.codec.state_dict().items()):
+            if name.split(".")[0] in only:
+                continue  # latents do not change while a decoder is trained on
             digest.update(f"{name} {tuple(tensor.shape)}\n".encode() + tensor.contiguous().numpy().tobytes())
         config = to_config(getattr(self.codec, "config", None))
         settings = [EDITION, config, digest.hexdigest(), self.data.fingerprint, self.draw, self.shard, self.seed]

@@ -21,6 +21,7 @@ class Adversary:
     reconstructions, so one backward pass gives both their own gradients and one optimiser serves both. lambda is the
     ratio of the gradients' norms at the decoder's last layer (`adaptive`). Defaults: weight 0.5 and start 50,001, those
     of latent diffusion's configurations (arXiv 2112.10752); its critic has an optimiser of its own, set alike.
+    Several processes need start = 0: they exchange the gradients of all weights in every step.
     """
 
     critic: PatchCriticConfig = field(default_factory=PatchCriticConfig)

@@ -30,7 +30,8 @@ class Quantising(Stepped):
     paper's beta = 0.25 and decay = 0.99, its code's smoothing 1e-5; `variance` is the data's, by which the code
     divides, 1 by default; revival below 1 % of an even share. Without eye and adversary it is VQ-VAE; with both VQGAN.
 
-    Raises `InputError` for another codec than a VQ model, and one whose latents are scaled.
+    The codebook moves in every micro-batch: with `accumulation` use a decay nearer to 1. Raises `InputError` for
+    another codec than a VQ model, and one whose latents are scaled.
     """
 
     beta: float = 0.25
