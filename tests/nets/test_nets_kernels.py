@@ -125,6 +125,7 @@ def test_attention_goes_in_blocks_where_that_is_faster_alone(monkeypatch):
         for other in (q.float(), q[:, :, :128]):
             assert torch.is_tensor(attending.attend(other, other, other))
         assert torch.is_tensor(attending.attend(q, q, q, torch.ones(256, 256, dtype=torch.bool)))
+        assert torch.is_tensor(attending.attend(q.repeat(2, 1, 1, 1), q, q))  # one row of keys for all
         monkeypatch.setattr(attending, "_multiplies_bf16", lambda: False)
         assert torch.is_tensor(attending.attend(q, q, q))
     monkeypatch.setattr(attending, "_multiplies_bf16", lambda: True)

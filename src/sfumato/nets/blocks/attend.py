@@ -33,13 +33,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
             if mask is not None:
                 logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
             return torch.softmax(logits, dim=-1).to(v.dtype) @ v
-    elif mask is None and q.dtype == torch.bfloat16 and q.shape[-2] >= 256 and inference() and _plain_pays(q):
+    elif mask is None and q.shape[-2] >= 256 and inference() and _plain_pays(q, k, v):
         return _in_blocks(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 
-def _plain_pays(q: Tensor) -> bool:
-    return q.device.type == "cpu" and _multiplies_bf16() and not torch.is_autocast_enabled("cpu")
+def _plain_pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    same = q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and q.dtype == k.dtype == v.dtype == torch.bfloat16
+    return same and q.device.type == "cpu" and _multiplies_bf16() and not torch.is_autocast_enabled("cpu")
 
 
 @cache
