@@ -12,7 +12,7 @@ import torch
 from ..core.config import from_config, to_config
 from ..core.errors import CheckpointError, InputError
 from ..core.json_file import read_json
-from ..core.weights import read_weights, specs, write_weights
+from ..core.weights import check_header, read_weights, specs, write_weights
 from .codec import Codec
 
 CONFIG, WEIGHTS = "codec.json", "codec.safetensors"
@@ -49,15 +49,14 @@ def load_codec(folder: str | os.PathLike[str], dtype: torch.dtype | None = None)
     data = read_json(folder / CONFIG)
     try:
         config: Any = from_config(data)
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):  # no memory, and no values, before the file is known to fit
             codec = config.build()
     except (InputError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     if not isinstance(codec, Codec):
         raise CheckpointError(f"{folder / CONFIG}: kind {data.get('kind')!r:.60} is not a codec")
-    found = read_weights(folder / WEIGHTS)
-    written = next((t.dtype for t in found.values() if t.is_floating_point()), torch.float32)
-    codec = codec.to(written)
+    found = check_header(folder / WEIGHTS)[0].values()
+    codec = codec.to(next((spec.dtype for spec in found if spec.dtype.is_floating_point), torch.float32))
     weights = read_weights(folder / WEIGHTS, specs(codec.state_dict()))
     codec.load_state_dict(weights, assign=True)
     return (codec if dtype is None else codec.to(dtype)).eval()

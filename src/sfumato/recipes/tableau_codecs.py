@@ -100,11 +100,11 @@ def tableau_dvae() -> CodecRecipe:
 
 
 def tableau_vae() -> CodecRecipe:
-    """Return the plain VAE: 64 numbers for a picture of 32 pixels, 8 bits a channel in the likelihood."""
+    """Return the plain VAE: 64 numbers for a picture of 32 pixels; its bound is that of a density."""
     return CodecRecipe(
         data=pictures(32),
         codec=VAEConfig(in_channels=3, size=32, widths=(32, 64, 128), latent=64),
-        objective=ELBO(bin=2 / 255),
+        objective=ELBO(),
         train=training(8000, 16, 1e-3),
         judged=unseen(32),
     )
