@@ -1,11 +1,15 @@
 """P1 and P2: what a solver's step costs around a model that costs nothing, against diffusers' schedulers.
 
+P2 also with `compile=True`, of which the first call is not counted.
+
 The model alternates between two fixed outputs. Ours is the whole `sample` call; the peer is its documented loop,
 `set_timesteps` and then `scheduler.step` over `scheduler.timesteps`. Outputs are compared on the same
 discrete schedule, prediction and grid.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -68,26 +72,32 @@ def main():
                         x = scheduler.step(outputs[i % 2], t, x).prev_sample
                 return x
 
-            def ours(denoiser=denoiser, solver=solver, grid=grid, x_t=x_t, repeat=repeat):
+            def ours(compiled, denoiser=denoiser, solver=solver, grid=grid, x_t=x_t, repeat=repeat):
                 for _ in range(repeat):
-                    x = sf.sample(denoiser, solver=solver, grid=grid, seeds=range(len(x_t)), x=x_t)
+                    x = sf.sample(denoiser, solver=solver, grid=grid, seeds=range(len(x_t)), x=x_t, compile=compiled)
                 return x
 
-            def error(scheduler=scheduler, solver=solver, outputs=outputs, grid=grid, x_t=x_t):
+            def error(compiled, scheduler=scheduler, solver=solver, outputs=outputs, grid=grid, x_t=x_t):
                 # at the end both are x0 itself, so the states are compared one step before
                 scheduler.set_timesteps(STEPS)
                 x = x_t
                 for i, t in enumerate(scheduler.timesteps[:-1]):
                     x = scheduler.step(outputs[i % 2], t, x).prev_sample
-                seeds = range(len(x_t))
-                return relative(
-                    sf.sample(Fixed(schedule, outputs), solver=solver, grid=grid[:-1], seeds=seeds, x=x_t), x
-                )
+                run = {"solver": solver, "grid": grid[:-1], "seeds": range(len(x_t)), "x": x_t, "compile": compiled}
+                return relative(sf.sample(Fixed(schedule, outputs), **run), x)
 
-            goal, floor = (goal_small, goal_small / 2) if len(shape) == 2 else (goal_large, goal_large / 2)
+            goal = goal_small if len(shape) == 2 else goal_large
             number = "P1" if len(shape) == 2 else "P2"
             title = f"{number} {name} step, {'x'.join(map(str, shape))}"
-            compare(title, peer=peer, ours=ours, floor=floor, goal=goal, error=error)
+            for compiled in (False,) if len(shape) == 2 else (False, True):
+                compare(
+                    title + ", compiled" * compiled,
+                    peer=peer,
+                    ours=functools.partial(ours, compiled),
+                    floor=goal / 2,
+                    goal=goal,
+                    error=functools.partial(error, compiled),
+                )
     finish()
 
 

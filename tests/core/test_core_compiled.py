@@ -83,6 +83,14 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch):
         both(denoiser(num_classes=7), sf.solvers.DDIM())
 
 
+def test_a_network_of_another_dtype_is_recorded_anew(monkeypatch):
+    monkeypatch.setattr(compiled, "_compiled", lambda form: form.graph())
+    model = denoiser()
+    assert close(both(model, sf.solvers.DDIM()))
+    model.double()  # the same parameters, with other data
+    assert close(both(model, sf.solvers.DDIM()))
+
+
 def replays(name, n=12):
     model = denoiser(num_classes=3)
     guided = sf.guidance.ClassifierFree(denoiser=model, scale=2.0)
@@ -92,6 +100,7 @@ def replays(name, n=12):
     assert close(first)
     assert torch.equal(first[0], again[0])
     assert close(both(guided, SOLVERS[name], cond={"y": torch.tensor([2, 2, 0])}))  # of the same record
+    assert close(both(guided, SOLVERS[name], cond={"y": torch.tensor([1]).expand(3)}))  # laid out in another way
 
 
 @pytest.mark.parametrize(

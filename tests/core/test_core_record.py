@@ -203,6 +203,19 @@ def test_what_a_network_does_replays(name, monkeypatch):
     same(REPLAYED[name])
 
 
+def test_autocast_is_written_down(monkeypatch):
+    monkeypatch.setattr(compiled, "_compiled", lambda form: form.graph())
+
+    def rounding(x, t):
+        with torch.autocast("cpu", enabled=False):
+            exact = x @ W.T
+        return 100 * (x @ W.T - exact) @ W
+
+    with torch.autocast("cpu", torch.bfloat16):
+        same(rounding)
+    assert draw(Program(rounding), True).abs().max() < 1e-6 < draw(Program(lambda x, t: x), True).abs().max()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
 def test_what_a_network_does_compiles(names):

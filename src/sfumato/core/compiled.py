@@ -9,10 +9,10 @@ steps of DDIM are two graphs; nothing of a run is outside of them but the embedd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from operator import getitem, is_
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -76,6 +76,7 @@ class _Form(NamedTuple):
             args, kwargs = tree_map_only((Slot, _Factor), value, inside)
             bind(graph.call_function(function, args, kwargs), out)
         graph.output(tuple(node[self.number[slot]] for slot in self.outputs))
+        graph.eliminate_dead_code()  # a schedule's values, of which Python made factors
         return fx.GraphModule({}, graph)
 
 
@@ -119,7 +120,6 @@ class _Program(NamedTuple):
     held: dict[int, Tensor]
     draws: list[Draw]
     parts: list[_Part]
-    stamp: list[Any]
 
     def __call__(
         self, given: Sequence[Tensor], noise: Noise, plan: Sequence[Step], callback: Callback | None
@@ -135,7 +135,43 @@ class _Program(NamedTuple):
         return values[self.parts[-1].state]
 
 
-_PROGRAMS: WeakKeyDictionary[Any, dict[Any, _Program]] = WeakKeyDictionary()
+class _Made(NamedTuple):
+    """What a denoiser is made of, down to its parameters: a run is recorded anew where any of it is another object."""
+
+    attributes: list[Mapping[str, Any]]  # of all its parts
+    values: list[Any]
+    tensors: list[Tensor]
+    kinds: list[Any]
+
+    @classmethod
+    def of(cls, denoiser: Any) -> _Made:
+        """Look at a denoiser."""
+        attributes = list(_attributes(denoiser))
+        values = list(chain.from_iterable(v.values() for v in attributes))
+        tensors = [v for v in values if isinstance(v, Tensor)]
+        return cls(attributes, values, tensors, _kinds(tensors))
+
+    def still(self) -> bool:
+        """Return whether it is made of the same: the same objects, tensors of the same form."""
+        now = list(chain.from_iterable(v.values() for v in self.attributes))
+        return len(now) == len(self.values) and all(map(is_, now, self.values)) and _kinds(self.tensors) == self.kinds
+
+
+def _kinds(tensors: Iterable[Tensor]) -> list[Any]:
+    return [(v.shape, v.stride(), v.dtype, v.device) for v in tensors]
+
+
+def _attributes(part: Any) -> Iterator[Mapping[str, Any]]:
+    for owner in part.modules() if isinstance(part, nn.Module) else (part,):
+        yield (found := getattr(owner, "__dict__", {}))
+        for value in found.values():
+            if isinstance(value, dict) and isinstance(part, nn.Module):
+                yield value
+            elif is_dataclass(value) or (isinstance(value, nn.Module) and not isinstance(part, nn.Module)):
+                yield from _attributes(value)
+
+
+_PROGRAMS: WeakKeyDictionary[Any, dict[Any, tuple[Solver, _Made, _Program]]] = WeakKeyDictionary()
 
 
 def run(
@@ -158,30 +194,19 @@ def run(
     for name, v in settings:
         if not isinstance(v, (int, float, str, type(None))):
             raise InputError(f"compile=True takes tensors and numbers as conditions, got {name}={v!r:.60}")
-    stamp = [*_stamp(denoiser), *(v for v in _stamp(solver) if isinstance(v, Tensor))]
-    kinds = tuple((v.shape, v.stride(), v.dtype, v.device) for v in (*given, *stamp) if isinstance(v, Tensor))
+    tensors = tuple(id(v) for found in _attributes(solver) for v in found.values() if isinstance(v, Tensor))
     casts = torch.is_autocast_enabled(x.device.type)
     around = (torch.get_autocast_dtype(x.device.type) if casts else None, torch.get_default_dtype())
-    key = (repr(solver), tuple(plan), repr(settings), kinds, around, torch.get_num_threads(), callback is None)
+    asked = (repr(solver), tensors, tuple(plan), repr(settings), *_kinds(given), callback is None)
+    key = (*asked, *around, torch.get_num_threads())
     programs = _PROGRAMS.setdefault(denoiser, {})
-    program = programs.get(key)
-    if program is None or len(stamp) != len(program.stamp) or not all(map(is_, stamp, program.stamp)):
-        program = programs[key] = _program(denoiser, given, solver, plan, noise, cond, stamp, callback is None)
+    _, made, program = programs.get(key, (None, None, None))
+    if made is None or program is None or not made.still():
+        made = _Made.of(denoiser)  # before the run, which may change it
+        program = _program(denoiser, given, solver, plan, noise, cond, callback is None)
+        programs[key] = (solver, made, program)  # the solver holds the tensors by whose ids it is known
     with torch.autocast(x.device.type, enabled=False) if casts else nullcontext():
         return program(given, noise, plan, callback)
-
-
-def _stamp(part: Any) -> list[Any]:
-    """Return the objects that a denoiser is made of, down to its parameters: a run is recorded anew for another one."""
-    found: list[Any] = []
-    for owner in part.modules() if isinstance(part, nn.Module) else (part,):
-        for value in getattr(owner, "__dict__", {}).values():
-            found.append(value)
-            if isinstance(value, dict) and isinstance(part, nn.Module):
-                found += value.values()
-            elif is_dataclass(value) or (isinstance(value, nn.Module) and not isinstance(part, nn.Module)):
-                found += _stamp(value)
-    return found
 
 
 def _program(
@@ -191,7 +216,6 @@ def _program(
     plan: Sequence[Step],
     noise: Noise,
     cond: Mapping[str, Any],
-    stamp: list[Any],
     joined: bool,
 ) -> _Program:
     """Run the loop on copies of what is given, and cut its record at the ends of the steps."""
@@ -229,7 +253,7 @@ def _program(
     made = {slot for part in parts for slot in part.outputs}
     made.update(range(len(given)), (draw.slot for draw in record.draws))
     held = {slot: record.tensors[slot] for part in parts for slot in (*part.inputs, part.state) if slot not in made}
-    return _Program(held, record.draws, parts, stamp)
+    return _Program(held, record.draws, parts)
 
 
 def _constants(record: Record) -> set[int]:

@@ -285,6 +285,13 @@ class Table(Schedule):
         return cls(alphas_cumprod=tuple(torch.cumprod(1 - betas.double(), 0).tolist()))
 
     @cached_property
+    def _hash(self) -> int:
+        return hash(self.alphas_cumprod)
+
+    def __hash__(self) -> int:  # asked for at every run, which is planned once
+        return self._hash
+
+    @cached_property
     def _lams(self) -> list[float]:
         return [0.5 * (math.log(a) - math.log1p(-a)) for a in self.alphas_cumprod]
 
