@@ -2,9 +2,14 @@
 
 from .captions import AltText, Caption, Chinese, Descriptive, Paraphrased, Partial, Style, Terse, Wrong
 from .claims import Claims, Facts, GroundClaim, Mention, facts, holds
+from .creatures import Creatures, TableauCreatures
 from .dataset import EVALUATION, TRAIN, Tableau
+from .defects import Defective, DirtyLabel, Poison, Poisoned
+from .moving import TableauFilms
 from .paint import paint, visible
+from .pairs import TableauEdits
 from .parsing import parse
+from .preferences import TableauPreferences
 from .relations import RELATIONS, relations
 from .sampling import Law, sample_scenes
 from .scene import COLOURS, GROUND_COLOURS, GROUNDS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES, Scenes, cat, held_out, scene
@@ -26,16 +31,25 @@ __all__ = [
     "Caption",
     "Chinese",
     "Claims",
+    "Creatures",
+    "Defective",
     "Descriptive",
+    "DirtyLabel",
     "Facts",
     "GroundClaim",
     "Law",
     "Mention",
     "Paraphrased",
     "Partial",
+    "Poison",
+    "Poisoned",
     "Scenes",
     "Style",
     "Tableau",
+    "TableauCreatures",
+    "TableauEdits",
+    "TableauFilms",
+    "TableauPreferences",
     "Terse",
     "Wrong",
     "cat",
