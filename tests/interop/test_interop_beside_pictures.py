@@ -1,5 +1,6 @@
 """Pipelines that are shown more than a prompt, against diffusers': depth, a small picture, a learned guidance."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import diffusers
@@ -73,7 +74,10 @@ def shown(side):
 @pytest.mark.parametrize("hybrid", [False, True])
 @torch.no_grad()
 def test_depth_models_tell_the_depth_that_transformers_tells(hybrid, tmp_path):
-    theirs, processor = dpt(hybrid), shown(64 if hybrid else 32)
+    uneven = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}
+    side = 64 if hybrid else 32
+    theirs = dpt(hybrid)
+    processor = transformers.DPTImageProcessor(size={"height": side, "width": side}, **uneven)
     theirs.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     image = picture(40, 56)
@@ -82,6 +86,10 @@ def test_depth_models_tell_the_depth_that_transformers_tells(hybrid, tmp_path):
     got = found(sf.pipeline.given.as_it_is(image))
     assert expected.std() > 1e-3 * expected.abs().max()
     torch.testing.assert_close(got[:, 0], expected)
+    wide = transformers.DPTImageProcessor(size={"height": 24, "width": 48}, do_normalize=False)
+    levels = (sf.pipeline.given.as_it_is(image)[0] + 1) * 127.5
+    prepared = replace(found, size=(24, 48))._shown(levels)
+    torch.testing.assert_close(prepared, wide(images=[image], return_tensors="pt").pixel_values)
 
 
 def test_what_is_no_depth_model_is_refused(tmp_path):
