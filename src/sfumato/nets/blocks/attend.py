@@ -53,9 +53,11 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(d)) v: some heads, or some queries of one, at a time, so that caches hold them."""
     shape, n, m = q.shape, q.shape[-2], k.shape[-2]
     heads, rows = max(1, _LOGITS // (n * m)), max(1, _LOGITS // m)
-    keys = k.mT.flatten(0, -3).contiguous() if rows < n else k.flatten(0, -3).mT  # many blocks read them
-    queries, values = (q * shape[-1] ** -0.5).flatten(0, -3), v.flatten(0, -3)
-    y = q.new_empty(*queries.shape[:2], v.shape[-1])
+    keys, values = k.flatten(0, -3).mT, v.flatten(0, -3)
+    if rows < n:  # many blocks read them: worth bringing into order, and to whole tiles of a product
+        keys, values = keys.contiguous(), F.pad(values, (0, -values.shape[-1] % 16))
+    queries = (q * shape[-1] ** -0.5).flatten(0, -3)
+    y = q.new_empty(*queries.shape[:2], values.shape[-1])
     # kept from block to block: fresh memory of this size costs as much as the products
     logits = q.new_empty(min(heads, len(y)) * min(rows, n) * m)
     weights = torch.empty_like(logits)
@@ -67,7 +69,7 @@ def _in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             torch.bmm(block, keys[some], out=a) if heads > 1 else torch.mm(block[0], keys[i], out=a[0])
             torch.softmax(a, -1, out=p)
             torch.bmm(p, values[some], out=y[some, part]) if heads > 1 else torch.mm(p[0], values[i], out=y[i, part])
-    return y.view(*shape[:-1], v.shape[-1])
+    return y[..., : v.shape[-1]].unflatten(0, shape[:-2])
 
 
 def seen(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
