@@ -27,6 +27,42 @@ def test_a_plain_scene_has_exactly_its_two_colours_and_the_circle_its_area():
     torch.testing.assert_close(x[0], mix, atol=1e-6, rtol=0)
 
 
+_TIPS = [math.radians(-90 + 72 * k) for k in range(5)]
+OUTLINE = {  # points that lie on each outline, u to the right and v downwards
+    "circle": [(0.95, 0), (0, -0.95), (0.57, 0.76)],
+    "square": [(0.85, 0.85), (-0.85, 0.3), (0.2, -0.85)],
+    "triangle": [(0, -1.36), (1.36 * math.sqrt(0.75), 0.68), (-1.36 * math.sqrt(0.75), 0.68), (0.5, 0.68)],
+    "star": [(1.36 * math.cos(a), 1.36 * math.sin(a)) for a in _TIPS]
+    + [(0.58 * math.cos(a + math.pi / 5), 0.58 * math.sin(a + math.pi / 5)) for a in _TIPS],
+    "ring": [(1.04, 0), (0, -0.52), (-0.624, 0.832)],
+    "cross": [(1.1, 0.34), (0.34, 0.34), (-0.34, -1.1), (0, 1.1)],
+    "heart": [(0, 0.24 + 0.6 * math.sqrt(2)), (0.6 * math.sqrt(2), 0.24), (0, 0.24 - 0.6 * math.sqrt(2))],
+    "diamond": [(0.74, 0), (0, -1.36), (0.37, 0.68)],
+    "moon": [(0.42 - 1.16, 0), (0.98 - 0.96, 0), (0.42, 1.16)],
+    "drop": [(0, 0.36 - 1.75), (0, 1.12), (0.76, 0.36 + 1e-6)],
+    "arrow": [(0, -1.2), (0.34, 1.15), (1.05, -0.1), (0.34, 0.5)],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_outlines_run_through_their_corners_and_distances_are_those_of_lines_and_arcs(shape):
+    k = SHAPES.index(shape)
+    u, v = torch.tensor(OUTLINE[shape]).T
+    if shape == "drop":  # beside its disc the outline is the tangent from the tip, up to where it touches
+        slope = 0.76 / 1.75
+        u[2], v[2] = 0.76 * math.sqrt(1 - slope**2), 0.36 - 0.76 * slope
+    assert shapes.distance(k, u, v).abs().max() < 1e-5
+    line = torch.linspace(-1.5, 1.5, 1501)
+    v, u = torch.meshgrid(line, line, indexing="ij")
+    d = shapes.distance(k, u, v)
+    across, down = torch.gradient(d, spacing=3 / 1500)
+    near = d.abs() < 0.05
+    slope = torch.hypot(across, down)[near]
+    assert (slope - 1).abs().quantile(0.9) < 2e-3  # all but where two sides meet
+    assert slope.max() < 1.02  # differences across a fold mix two sides
+    assert torch.hypot(u, v)[d <= 0].max() < shapes.REACH
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_coverage_is_the_area_of_the_shape_whatever_its_turn_and_size(shape):
     k = SHAPES.index(shape)
@@ -106,7 +142,7 @@ def test_a_row_does_not_depend_on_its_batch():
     s = sample_scenes(range(40))
     whole = paint(s, 32)
     for i in (0, 7, 39):
-        torch.testing.assert_close(paint(s[i], 32)[0], whole[i], atol=1e-6, rtol=0)
+        assert torch.equal(paint(s[i], 32)[0], whole[i])
     assert torch.equal(paint(cat([s[:10], s[10:]]), 32), whole)
 
 
@@ -220,3 +256,10 @@ def _combinations(size, x, y, turn):
         ground_angle=torch.zeros(n),
         ground_seed=zero,
     )
+
+
+def test_no_two_of_a_thousand_scenes_look_alike():
+    x = paint(sample_scenes(range(1000)), 32).flatten(1)
+    apart = torch.cdist(x, x)
+    apart.fill_diagonal_(math.inf)
+    assert apart.min() / math.sqrt(3072) > 0.02
