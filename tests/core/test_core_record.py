@@ -85,6 +85,8 @@ ADDED = {
     "rsub": lambda x, t: torch.rsub(x, W, alpha=t) + torch.rsub(x, t, alpha=3) + (1.0 - x),
     "in place": lambda x, t: x.clone().add_(W, alpha=t).sub_(W.T.reshape(3, 4), alpha=0.5).mul_(t).div_(3.0),
     "integers": lambda x, t: torch.add(x, torch.arange(4), alpha=t) + torch.arange(4) * t + torch.arange(4) / 3,
+    "integers multiplied": lambda x, t: x + W.T[:3] @ (W @ (torch.arange(4) * t))[:, None],  # a product needs one dtype
+    "means multiplied": lambda x, t: x + (x.mean() * t).expand(3, 1) @ W[:1],
     "half": lambda x, t: torch.add(x, W.bfloat16(), alpha=t) + (x.bfloat16() * t).float(),
     "double": lambda x, t: torch.add(x, W.double(), alpha=t).float() + x.clone().add_(W.double(), alpha=t),
     "no dimensions": lambda x, t: torch.add(x, x.mean(), alpha=t) + x.mean() * t + x.long().sum() * t,
