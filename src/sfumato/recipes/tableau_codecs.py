@@ -53,7 +53,7 @@ def training(steps: int, batch: int, lr: float) -> TrainConfig:
 def tableau_kl() -> CodecRecipe:
     """Return the KL autoencoder: 4 channels on 1/4 of the size, 1.26 M parameters, half an hour on one core.
 
-    beta = 0.02 leaves latents a noise of about 1 % of their spread, which a diffusion's errors are no larger than.
+    beta = 0.02 leaves latents a noise of half to one per cent of their spread.
     Without norms and on squares of 4 x 4 pixels, which learns several times faster on a processor than latent
     diffusion's own shape. 64 pixels become 16 x 16 x 4, 32 become 8 x 8 x 4. Emu's variant (arXiv 2309.15807,
     section 3): `--codec.latent 16 --codec.lift 0,1,2`.

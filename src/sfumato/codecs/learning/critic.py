@@ -64,7 +64,7 @@ def judged(critic: nn.Module, x: Tensor) -> Tensor:
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the critic's loss[B] = (mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2 (arXiv 1705.02894, eq. 7)."""
+    """Return the critic's loss[B] = (mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2 (arXiv 1705.02894)."""
     return 0.5 * (_rows(F.relu(1 - real)) + _rows(F.relu(1 + fake)))
 
 

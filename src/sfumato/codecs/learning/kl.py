@@ -27,7 +27,8 @@ class KLAutoencoding(Stepped):
     x~ = decode(z), z drawn from the posterior; s a learned number, KL in nats summed over the latents, D the number of
     pixel values: all terms are means over pixel values, which changes no ratio of latent diffusion's sums. d / e^s + s
     is, without the perceptual term, the negative logarithm of a Laplace density less ln 2. Defaults: beta = 1e-6, both
-    distances with weight 1, that of its code; `square`: mean (x - x~)^2 instead, a Gaussian's.
+    distances with weight 1, that of its code; `square`: mean (x - x~)^2 instead, with which it is twice that of a
+    Gaussian of variance e^s less ln 2 pi.
 
     Raises `InputError` for a codec whose latents are scaled: they are measured once it is trained.
     """
