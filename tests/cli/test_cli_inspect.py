@@ -113,3 +113,14 @@ def test_a_pickle_is_not_read(tmp_path, capsys):
     torch.save({"a": torch.ones(2)}, tmp_path / "x.ckpt")
     assert main(["inspect", str(tmp_path / "x.ckpt")]) == 2
     assert "--allow-pickle" in capsys.readouterr().err
+
+
+def test_parts_of_a_model(model, capsys):
+    for part, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL"), ("text_encoder", "CLIPTextModel")):
+        said, shown = inspected(model / "theirs" / part, capsys)
+        assert said["kind"] == f"part of a model, {kind}"
+        assert said["dtype"] == "float32"
+        assert said["parameters"] > 0
+        assert said["sha256"] in shown
+    assert main(["inspect", str(model / "theirs" / "scheduler")]) == 2
+    assert "holds no model" in capsys.readouterr().err

@@ -1,9 +1,12 @@
 """What a checkpoint's numbers mean goes round with them in every layout, and every solver is held to it."""
 
+import json
+
 import diffusers
 import pytest
 import tiny_folders
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_interop_single import UNET, sd1
 
@@ -115,3 +118,59 @@ def test_formulations_that_are_not_read_are_refused_with_the_reason(tmp_path):
     save_file(net | label, tmp_path / "unclip.safetensors")
     with pytest.raises(sf.InputError, match=r"a vector of 1024 beside the time \(an unCLIP\) is not read"):
         sf.load(tmp_path / "unclip.safetensors")
+
+
+ALONE = {
+    "sd3": (sf.Rectified(shift=3.0), sf.Flow(), sf.FlowTime()),
+    "lumina": (sf.Rectified(), sf.Flow(), sf.FlowTime(scale=-1.0, shift=1.0)),
+    "dit": (torch.linspace(1e-4, 0.02, 1000), sf.Eps(), sf.Plain(scale=1000.0, shift=-1.0)),
+    "pixart": (torch.linspace(1e-4, 0.02, 1000), sf.Eps(), sf.Plain(scale=1000.0, shift=-1.0)),
+    "hunyuan": (torch.linspace(0.00085**0.5, 0.03**0.5, 1000) ** 2, sf.V(), sf.Plain(scale=1000.0, shift=-1.0)),
+}
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_a_transformer_alone_has_the_contract_of_its_release(kind, tmp_path):
+    getattr(tiny_folders, kind)().transformer.save_pretrained(tmp_path / "net")
+    found = sf.load(tmp_path / "net").denoiser
+    schedule, prediction, scaling = ALONE[kind]
+    assert getattr(found.prediction, "prediction", found.prediction) == prediction
+    assert not isinstance(getattr(found.prediction, "prediction", None), sf.core.LearnedVariance)
+    assert found.scaling == scaling
+    if isinstance(schedule, torch.Tensor):
+        bars = torch.tensor(found.schedule.alphas_cumprod).float()
+        torch.testing.assert_close(bars, torch.cumprod(1 - schedule, 0), rtol=1e-4, atol=0)
+    else:
+        assert found.schedule == schedule
+    given = sf.load(tmp_path / "net", prediction=sf.Eps(), schedule=sf.VPLinear()).denoiser
+    assert (given.schedule, getattr(given.prediction, "prediction", given.prediction)) == (sf.VPLinear(), sf.Eps())
+
+
+def test_what_steers_is_no_model(tmp_path):
+    diffusers.ControlNetModel.from_unet(tiny_folders.unet()).save_pretrained(tmp_path / "net")
+    with pytest.raises(sf.InputError, match="holds a ControlNet, which steers a network"):
+        sf.load(tmp_path / "net", prediction=sf.Eps())
+
+
+def test_a_network_on_sixteen_channels_stands_alone(tmp_path):
+    tiny_folders.sd3().save_pretrained(tmp_path / "theirs")
+    pipe = sf.load(tmp_path / "theirs")
+    write_single(pipe, tmp_path / "one.safetensors")
+    with safe_open(tmp_path / "one.safetensors", "pt") as one:
+        said = json.loads(one.metadata()["sfumato"]) | {"codec": None, "family": None, "towers": {}}
+    net = {k.removeprefix(UNET): v for k, v in load_file(tmp_path / "one.safetensors").items() if k.startswith(UNET)}
+    save_file(net, tmp_path / "net.safetensors", {"sfumato": json.dumps(said)})
+    alone = sf.load(tmp_path / "net.safetensors")
+    assert alone.shape == pipe.shape
+    write_single(alone, tmp_path / "two.safetensors")
+    again = load_file(tmp_path / "two.safetensors")
+    assert again.keys() == net.keys()
+    assert all(torch.equal(again[k], net[k]) for k in net)
+    alone.save(tmp_path / "ours")
+    assert sf.load(tmp_path / "ours").sha256() == alone.sha256()
+    both = sf.load(tmp_path / "net.safetensors", codec=pipe.codec)
+    assert both.codec is pipe.codec
+    write_pipeline(alone, tmp_path / "folder")
+    loaded = diffusers.SD3Transformer2DModel.from_pretrained(tmp_path / "folder").state_dict()
+    given = load_file(tmp_path / "theirs" / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(loaded[k], given[k]) for k in given)

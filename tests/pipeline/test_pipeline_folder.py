@@ -133,7 +133,7 @@ CONFIGS = {
     "name types": (lambda d: named(d, [1, 2, 3]), "names must be str"),
     "same names": (lambda d: named(d, ["a", "b", "b"]), "2 different names for 3 classes"),
     "conditioner": (lambda d: d.update(conditioner={"kind": "VPCosine"}), "is not a conditioner"),
-    "codec": (lambda d: d.update(codec={"kind": "IdentityConfig"}), "codec.safetensors"),
+    "codec": (lambda d: d.update(codec={"kind": "IdentityConfig"}), "the codec has 3 channels"),
     "extra": (lambda d: d.update(extra={"kind": "Pixels"}), "not a Extra"),
     "shape": (lambda d: d.update(shape=[2, 4, 4]), "pixels have the shape"),
     "shape type": (lambda d: d.update(shape=[1.5, 4, 4]), "list of sizes"),

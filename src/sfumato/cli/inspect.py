@@ -63,12 +63,18 @@ def file(path: Path) -> dict[str, Any]:
 
 def model(path: Path) -> dict[str, Any]:
     """Return the facts of a pipeline or a run."""
+    from ..core import InputError
     from ..pipeline import load
     from ..pipeline.identity import weights_of
     from ..pipeline.loading import located
 
     path = located(path)
-    pipe = load(path)
+    try:
+        pipe = load(path)
+    except InputError as error:
+        if not (path / "config.json").is_file():
+            raise
+        return part(path, str(error))
     config = pipe.config()
     tensors = pipe.denoiser.net.state_dict()
     facts = {
@@ -87,6 +93,32 @@ def model(path: Path) -> dict[str, Any]:
         lines = read_metrics(Run(path))
         facts["trained"] = lines[-1] if lines else {}
     return facts
+
+
+def part(path: Path, why: str) -> dict[str, Any]:
+    """Return the facts of a part of a model in a folder with `config.json`; `why` it is none that runs alone."""
+    from ..core import to_config
+    from ..core.json_file import read_json
+    from ..interop.diffusers.folder import read_network
+    from ..interop.files import weights_in
+    from ..pipeline.identity import digest
+
+    data = read_json(path / "config.json")
+    kind, settings = data.get("_class_name"), None
+    if kind is None:
+        kind, tensors = (data.get("architectures") or ["no class"])[0], weights_in(path, "model")[0]
+    else:
+        net: Any = read_network(path)
+        tensors, settings = net.state_dict(), to_config(net.config)
+    return {
+        "kind": f"part of a model, {kind}",
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "bytes": sum(t.numel() * t.element_size() for t in tensors.values()),
+        "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
+        "sha256": digest(b"", tensors),
+        "settings": settings,
+        "contract": why,
+    }
 
 
 def _kind(path: Path) -> str:

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from .. import __version__
-from ..codecs.codec import Codec
+from ..codecs.codec import Codec, IdentityConfig
 from ..conditioning import Conditioner
 from ..conditioning.depth import read_depth_model, write_depth_model
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
@@ -29,7 +29,7 @@ from ..core.json_file import read_json
 from ..core.weights import check_header, read_weights, specs, write_weights
 from .aside import whole
 from .extra import Extra
-from .identity import bare
+from .identity import own
 from .images import Modality
 from .names import Defaults
 from .origin import read_origin
@@ -97,7 +97,7 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     document = {"format_version": FORMAT, "sfumato": __version__, "dtype": name, **config}
     with whole(folder) as aside:
         write_weights(aside / WEIGHTS, state, {"format": "pt", "sfumato": __version__})
-        codec = bare(pipeline.codec)
+        codec = own(pipeline.codec)
         if codec is not None:
             write_weights(aside / CODEC, codec.state_dict(), {"format": "pt", "sfumato": __version__})
         if hasattr(pipeline.conditioner, "save"):
@@ -221,6 +221,8 @@ def _codec(data: Any, folder: Path) -> Codec:
     """Return the codec of a configuration, with its weights."""
     bounded(data)
     config = from_config(data)
+    if isinstance(config, IdentityConfig):  # which has no weights
+        return config.build()
     path = folder / CODEC
     known = check_header(path)[0]
     dtype = next((spec.dtype for spec in known.values() if spec.dtype.is_floating_point), torch.float32)

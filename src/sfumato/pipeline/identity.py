@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codecs.codec import Codec
+from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..codecs.tiled import Wrapped
 from ..conditioning.depth import DepthModel
 from ..conditioning.text import TextConditioner
@@ -22,6 +22,17 @@ def bare(codec: Codec | None) -> Codec | None:
     while isinstance(codec, Wrapped):
         codec = codec.codec
     return codec
+
+
+def standing(codec: Codec | None, channels: int) -> Codec | None:
+    """Return a codec, or for a network alone on latents that no picture is (16 channels) one that hands them on."""
+    return codec if codec is not None or channels in (1, 3, 4) else Identity(IdentityConfig(channels=channels))
+
+
+def own(codec: Codec | None) -> Codec | None:
+    """Return a codec without what runs it in strips or tiles, None for one that only hands latents on."""
+    found = bare(codec)
+    return None if isinstance(found, Identity) else found
 
 
 def weights_of(

@@ -30,6 +30,7 @@ from ...pipeline import Defaults, Pipeline
 from ...pipeline.extra import Depth, Upscale
 from ...pipeline.extra import default as default_extra
 from ...pipeline.folder import at_most, bounded, empty
+from ...pipeline.identity import standing
 from ..files import weights_in
 from ..links import check, read
 from .layout import Layout
@@ -250,7 +251,7 @@ def assembled(
         denoiser=Preconditioned(net, said.schedule, prediction, scaling),
         shape=(channels, side, side),
         conditioner=conditioner,
-        codec=codec,
+        codec=standing(codec, channels),
         extra=default_extra(int(getattr(config, "extra", 0))),
         defaults=Defaults(
             solver=said.solver,

@@ -28,7 +28,7 @@ from ...core import Eps, FlowTime, InputError, LearnedVariance, Plain, Precondit
 from ...pipeline import Pipeline
 from ...pipeline.aside import whole
 from ...pipeline.extra import Upscale
-from ...pipeline.identity import bare
+from ...pipeline.identity import own
 from ...pipeline.origin import warn_of
 from ..files import SHARD, write_shards
 from ..links import write
@@ -99,7 +99,7 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
         return folder
     kind, net = class_of(pipe), pipe.denoiser.net
     scheduler = _scheduler(pipe)
-    codec = bare(pipe.codec)
+    codec = own(pipe.codec)
     part = "unet" if "UNet" in type(net).__name__ else "transformer"
     with whole(folder) as aside:
         index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": VERSION}
@@ -136,7 +136,7 @@ def _beside(pipe: Pipeline, folder: Path) -> dict[str, Any]:
 
 def alone(pipe: Pipeline) -> bool:
     """Return whether a pipeline is a network without codec and texts, of which no pipeline class is made."""
-    bound = pipe.codec is not None or isinstance(pipe.conditioner, TextConditioner)
+    bound = own(pipe.codec) is not None or isinstance(pipe.conditioner, TextConditioner)
     return not bound and type(pipe.denoiser.net).__name__ in set(NETS) - {"DiT", "UNet"}
 
 

@@ -20,6 +20,7 @@ from ...core.weights import check_header, read_weights, specs
 from ...pipeline import Defaults, Pipeline, load_codec
 from ...pipeline.extra import default as default_extra
 from ...pipeline.folder import at_most, empty
+from ...pipeline.identity import standing
 from ...pipeline.origin import Origin, summed
 from ..links import Link, check, read
 from . import kl
@@ -96,7 +97,7 @@ def read_single(
         denoiser=Preconditioned(net, *contract),
         shape=said.shape if said else (channels, side, side),
         conditioner=conditioner,
-        codec=own if codec is None else _given(codec, family),
+        codec=standing(own if codec is None else _given(codec, family), channels),
         extra=default_extra(int(getattr(config, "extra", 0))),
         defaults=said.defaults if said else usual,
         origin=Origin(

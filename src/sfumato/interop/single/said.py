@@ -14,7 +14,7 @@ from ...conditioning.text import Family
 from ...core import CheckpointError, InputError, Prediction, Schedule, from_config, to_config
 from ...pipeline import Defaults, Pipeline
 from ...pipeline.folder import bounded
-from ...pipeline.identity import bare
+from ...pipeline.identity import own
 
 KEY = "sfumato"
 
@@ -65,7 +65,7 @@ def said_of(metadata: Mapping[str, str], path: str) -> Said | None:
 def told(pipe: Pipeline) -> str:
     """Return what `said_of` reads, of a pipeline."""
     net: Any = pipe.denoiser.net
-    codec: Any = bare(pipe.codec)
+    codec: Any = own(pipe.codec)
     texts = pipe.conditioner if isinstance(pipe.conditioner, TextConditioner) else None
     towers: dict[str, Any] = {}
     for name, tower in (texts.towers if texts else {}).items():

@@ -19,7 +19,7 @@ from ...core.weights import write_weights
 from ...nets.latent_unet import LatentUNet, LatentUNetConfig
 from ...nets.pixart import PixArtConfig
 from ...pipeline import Pipeline
-from ...pipeline.identity import bare
+from ...pipeline.identity import own
 from ...pipeline.origin import Origin, warn_of
 from ..diffusers.scheduler import betas
 from ..links import write
@@ -53,7 +53,7 @@ def write_single(pipe: Pipeline, path: str | Path) -> Path:
     links = family.links(net, origin.network)
     made = {name for link in links if not link.ours for name in link.theirs}  # tables that follow from a configuration
     tensors = write(links, net.state_dict())
-    codec = bare(pipe.codec)
+    codec = own(pipe.codec)
     texts = pipe.conditioner if isinstance(pipe.conditioner, TextConditioner) else None
     if family.texts is None:
         _told_by_shapes(net, kind, tensors, origin.network)
@@ -115,15 +115,15 @@ def _version(pipe: Pipeline, convolved: bool) -> str:
 
 def _told_by_shapes(net: Any, kind: str, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Raise `InputError` for a transformer whose authors' code would make another network of the file."""
-    own, shapes = net.config, {name: tuple(t.shape) for name, t in tensors.items()}
-    if isinstance(own, PixArtConfig):  # whose table of positions is in some files and not in others
-        shapes[prefix + "pos_embed"] = (1, (own.size // own.patch) ** 2, own.width)
+    said, shapes = net.config, {name: tuple(t.shape) for name, t in tensors.items()}
+    if isinstance(said, PixArtConfig):  # whose table of positions is in some files and not in others
+        shapes[prefix + "pos_embed"] = (1, (said.size // said.patch) ** 2, said.width)
     found = FAMILIES[kind].net(shapes, prefix)
     for name in (f.name for f in fields(found)):
-        if getattr(found, name) != getattr(own, name) and name not in UNTOLD:
+        if getattr(found, name) != getattr(said, name) and name not in UNTOLD:
             raise InputError(
                 f"a file of {FAMILIES[kind].architecture} is read with {name}={getattr(found, name)}, and this network "
-                f"has {getattr(own, name)}: write a folder"
+                f"has {getattr(said, name)}: write a folder"
             )
 
 
