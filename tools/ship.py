@@ -19,6 +19,7 @@ import torch
 
 import sfumato as sf
 from sfumato import assets
+from sfumato.codecs.folder import CONFIG
 from sfumato.measure import load_judge
 from sfumato.recipes import judge_of_run
 
@@ -43,6 +44,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=assets.HOME) as scratch:
         folder = pipe.save(Path(scratch) / "model")
         judge.save(folder, torch.float16)
+        if pipe.codec is not None:  # beside its weights, so that `load_codec` reads it too
+            (folder / CONFIG).write_text(json.dumps(sf.to_config(pipe.codec.config), indent=1) + "\n", encoding="utf-8")
         (folder / "card.md").write_text(card(args.name, pipe, figures), encoding="utf-8")
         hashes = assets.seal(folder)
         size = sum((folder / name).stat().st_size for name in hashes)

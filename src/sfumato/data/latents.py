@@ -52,6 +52,8 @@ class Latents(Dataset):
     @cached_property
     def codec(self) -> Codec:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The codec, its weights in float32."""
+        if not (Path(self.coder) / "codec.json").is_file():
+            raise InputError(f"coder={self.coder!r} holds no codec: give a folder that `save_codec` wrote")
         return load_codec(self.coder, torch.float32)
 
     @cached_property

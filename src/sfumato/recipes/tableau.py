@@ -11,7 +11,7 @@ from ..nets import CaptionedConfig, PixArtConfig, WordEncoderConfig
 from ..objectives import Denoising, LogitNormal
 from ..pipeline import Defaults, Pixels
 from ..solvers import Euler
-from ..train import Cosine, TrainConfig
+from ..train import InverseSqrt, TrainConfig
 from .recipe import Recipe
 from .tableau_clip import tableau_words
 
@@ -26,11 +26,11 @@ PROMPTS = (
 def tableau() -> Recipe:
     """Return the recipe: 3.8 M parameters, a rectified flow in the latents of the codec that ships with the model.
 
-    With another codec: `--data.data.data.coder DIR`, the folder of `save_codec`. Its latents of `size` scenes are
-    encoded first, once, into `--data.data.data.path`; captions are drawn anew in every epoch.
+    With another codec: `--data.data.data.coder DIR`, a folder of `save_codec` (./tableau-kl where none is shipped). Its
+    latents of all scenes are encoded first, once, into `--data.data.data.path`; captions are drawn anew in every epoch.
     """
     words = tableau_words()
-    coder = str(assets.HOME / "tableau")
+    coder = str(assets.HOME / "tableau") if "tableau" in assets.names() else "tableau-kl"
     scenes = Tableau(size=131_072, dequantise=0.02)
     return Recipe(
         data=Worded(data=Retold(data=Latents(path="runs/tableau-latents", coder=coder, data=scenes)), words=words),
@@ -46,7 +46,7 @@ def tableau() -> Recipe:
             steps=40_000,
             batch_size=128,
             lr=1e-3,
-            rate=Cosine(warmup=500, end=0.02),
+            rate=InverseSqrt(warmup=500, after=5_000),  # unlike a cosine, it lets a run be made longer
             ema=(200_000.0,),
             precision="bf16",
             checkpoint_every=250,
