@@ -133,3 +133,5 @@ def test_the_data_set_gives_source_target_and_instruction_in_known_words():
     assert ds.fingerprint != TableauEdits(size=90, side=32, kinds=("move",)).fingerprint
     with pytest.raises(sf.InputError, match="kinds among"):
         TableauEdits(kinds=("paint",))
+    with pytest.raises(sf.InputError, match="a TableauEdits of 90: rows count from 0"):
+        ds.edits([90])

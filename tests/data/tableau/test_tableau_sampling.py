@@ -143,6 +143,9 @@ def test_what_is_in_front_covers_what_the_masks_say(scenes, alone):
             exact = ((alone[:, i] * alone[:, j]).sum((1, 2)) / torch.minimum(area[:, i], area[:, j]))[both]
             assert (exact - part[both, i, j]).abs().max() < 0.06
             assert not part[both, j, i].any()
+    front = RELATIONS.index("in front of")
+    assert torch.equal(relations(scenes)[:, front], part >= 0.10)
+    assert torch.equal(relations(scenes, SLACK)[:, front], part >= 0.03)
 
 
 def test_inside_is_a_hull_within_a_hull(scenes):

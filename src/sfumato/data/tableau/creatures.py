@@ -7,18 +7,15 @@ so is where the eyes, the nose and the corners of the mouth are.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from ...core import Batch, InputError, Noise, fold, register, to_config
-from ..dataset import Dataset
-from .dataset import TRAIN, WORLD
+from ...core import Batch, InputError, Noise, fold, register
+from .dataset import Painted
 from .paint import paint
 from .sampling import Law, sample_scenes
 from .scene import Scenes
@@ -176,33 +173,23 @@ def _hue(hue: Tensor, depth: float) -> Tensor:
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class TableauCreatures(Dataset):
+class TableauCreatures(Painted):
     """`size` pictures of `characters` creatures: row i shows character i modulo `characters` in a pose of its own.
 
-    `cond` holds `identity` float32[12], `landmarks` float32[5, 2] and `character` int64. Row i is a pure function of
-    (seed, i).
+    `cond` holds `identity` float32[12], `landmarks` float32[5, 2] and `character` int64.
     """
 
-    size: int = 100_000
-    side: int = 64
-    seed: int = TRAIN
     characters: int = 1000
-    law: Law = field(default_factory=Law)
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.side < 8 or self.characters < 1:
-            raise InputError(
-                f"TableauCreatures needs size >= 1, side >= 8 and characters >= 1; "
-                f"got size={self.size}, side={self.side}, characters={self.characters}"
-            )
-
-    def __len__(self) -> int:
-        return self.size
+        super().__post_init__()
+        if self.characters < 1:
+            raise InputError(f"TableauCreatures needs characters >= 1, got {self.characters}")
 
     def creatures(self, indices: Sequence[int]) -> Creatures:
         """Return the creatures of the rows `indices`."""
         who = identities([fold("TableauCreatures", "who", self.seed) + int(i) % self.characters for i in indices])
-        return sample_creatures([fold("TableauCreatures", self.seed) + int(i) for i in indices], who, self.law)
+        return sample_creatures(self.noise(indices), who, self.law)
 
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
         """Return the rows `indices`; nothing is drawn from `noise`."""
@@ -210,13 +197,3 @@ class TableauCreatures(Dataset):
         who = torch.tensor([int(i) % self.characters for i in indices], dtype=torch.int64)
         cond = {"identity": made.identity, "landmarks": made.landmarks(), "character": who}
         return Batch(paint_creatures(made, self.side), cond)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one x_0."""
-        return (3, self.side, self.side)
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the settings and of the edition of the world."""
-        return hashlib.sha256(json.dumps([WORLD, to_config(self)], sort_keys=True).encode()).hexdigest()

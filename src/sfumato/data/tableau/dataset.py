@@ -22,40 +22,71 @@ WORLD = 1  # the edition of the world: a change of what any row looks like or sa
 TRAIN, EVALUATION = 0, 1  # seeds
 
 
-@register
 @dataclass(frozen=True, kw_only=True)
-class Tableau(Dataset):
-    """`size` captioned pictures, x_0 float32[3, side, side] in [-1, 1]; row i is a pure function of (seed, i).
+class Painted(Dataset):
+    """`size` rows that are painted while they are read; row i is a pure function of (seed, i) and of the settings.
 
-    `cond["caption"]` uint8[B, L] holds the UTF-8 bytes (`data.text` reads them), each caption in one of `styles`, drawn
-    by `weights`. Without styles there are no conditions. `dequantise` is the standard deviation of the noise that is
-    added to a picture each time it is read (0.02 to 0.05 takes a model off the lattice of flat colours).
-
-    A larger set begins with the smaller one. Other seeds share no row with `seed`, so that `seed=EVALUATION` is for
-    measuring; combinations of shape and colour that `law` holds out are not in training, and
-    `law=Law(common=False, held_out=True)` shows nothing else.
+    A larger set begins with the smaller one, and other seeds share no row. Raises `InputError` for sizes that cannot be
+    and for rows that are not there.
     """
 
     size: int = 100_000
     side: int = 64
     seed: int = TRAIN
     law: Law = field(default_factory=Law)
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.side < 8:
+            kind = type(self).__name__
+            raise InputError(f"a {kind} needs size >= 1 and side >= 8, got size={self.size} and side={self.side}")
+
+    def __len__(self) -> int:
+        return self.size
+
+    def noise(self, indices: Sequence[int]) -> Noise:
+        """Return the noise that the rows `indices` are drawn from."""
+        if len(indices) and not 0 <= min(indices) <= max(indices) < self.size:
+            kind = type(self).__name__
+            raise InputError(f"rows {min(indices)} to {max(indices)} of a {kind} of {self.size}: rows count from 0")
+        first = fold(type(self).__name__, self.seed)
+        return Noise([first + int(i) for i in indices])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one x_0."""
+        return (3, self.side, self.side)
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 of the settings and of the edition of the world: nothing else decides a row."""
+        return hashlib.sha256(json.dumps([WORLD, to_config(self)], sort_keys=True).encode()).hexdigest()
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class Tableau(Painted):
+    """`size` captioned pictures, x_0 float32[3, side, side] in [-1, 1]; row i is a pure function of (seed, i).
+
+    `cond["caption"]` uint8[B, L] holds the UTF-8 bytes (`data.text` reads them), each caption in one of `styles`, drawn
+    by `weights`. Without styles there are no conditions. `dequantise` is the standard deviation of the noise that is
+    added to a picture each time it is read (0.02 to 0.05 takes a model off the lattice of flat colours).
+
+    `seed=EVALUATION` is for measuring; combinations of shape and colour that `law` holds out are not in training, and
+    `law=Law(common=False, held_out=True)` shows nothing else.
+    """
+
     styles: tuple[Style, ...] = (Terse(), Descriptive(), Partial(), Paraphrased(), AltText(), Chinese())
     weights: tuple[float, ...] = (0.15, 0.2, 0.3, 0.2, 0.05, 0.1)
     dequantise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.side < 8:
-            raise InputError(f"a Tableau needs size >= 1 and side >= 8, got size={self.size} and side={self.side}")
+        super().__post_init__()
         if len(self.styles) != len(self.weights) and self.styles:
             raise InputError(f"{len(self.weights)} weights for {len(self.styles)} styles: give one for each")
         if self.styles and (min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf")):
             raise InputError(f"weights of styles are at least 0 and not all 0; got {self.weights}")
         if not 0 <= self.dequantise < 1:
             raise InputError(f"dequantise is a standard deviation, at least 0 and below 1; got {self.dequantise}")
-
-    def __len__(self) -> int:
-        return self.size
 
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
         """Return the rows `indices`; only what `dequantise` adds is drawn from `noise`."""
@@ -76,16 +107,6 @@ class Tableau(Dataset):
         rows = self.noise(indices)
         return self.tell(sample_scenes(rows, self.law), rows)
 
-    def noise(self, indices: Sequence[int]) -> Noise:
-        """Return the noise that the rows `indices` are drawn from.
-
-        Raises `InputError` for a row that is not there.
-        """
-        if len(indices) and not 0 <= min(indices) <= max(indices) < self.size:
-            raise InputError(f"rows {min(indices)} to {max(indices)} of a Tableau of {self.size}: rows count from 0")
-        first = fold("Tableau", self.seed)
-        return Noise([first + int(i) for i in indices])
-
     def tell(self, scenes: Scenes, rows: Noise) -> list[Caption]:
         """Return a caption of each scene, style and words drawn from its row of the noise; none without styles."""
         if not self.styles:
@@ -96,13 +117,3 @@ class Tableau(Dataset):
         )
         rows_of = zip(chosen.tolist(), facts(scenes), choices(rows), strict=True)
         return [self.styles[k].compose(known, drawn) for k, known, drawn in rows_of]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one x_0."""
-        return (3, self.side, self.side)
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the settings and of the edition of the world: nothing else decides a row."""
-        return hashlib.sha256(json.dumps([WORLD, to_config(self)], sort_keys=True).encode()).hexdigest()

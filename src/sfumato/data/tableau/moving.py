@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ...core import Batch, InputError, Noise, fold, register, to_config
-from ..dataset import Dataset
+from ...core import Batch, InputError, Noise, register
 from ..labels import Captions
 from . import shapes
 from .captions import choices
 from .claims import Facts, Mention, facts
-from .dataset import TRAIN, WORLD
+from .dataset import Painted
 from .paint import paint
-from .sampling import Law, sample_scenes
+from .sampling import sample_scenes
 from .scene import Scenes
 from .wording import Draws, English
 
@@ -87,35 +84,27 @@ def _story(known: Facts, draws: Draws, dx: Sequence[float], dy: Sequence[float])
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class TableauFilms(Dataset):
+class TableauFilms(Painted):
     """`size` films: x_0 float32[3, frames, side, side] in [-1, 1], `cond["caption"]` what moves where.
 
-    Row i is a pure function of (seed, i). Words are those of captions and MOTION_WORDS.
+    Words are those of captions and MOTION_WORDS.
     """
 
-    size: int = 100_000
     side: int = 32
     frames: int = FRAMES
-    seed: int = TRAIN
-    law: Law = field(default_factory=Law)
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.side < 8 or self.frames < 2:
-            raise InputError(
-                f"TableauFilms needs size >= 1, side >= 8 and frames >= 2; "
-                f"got size={self.size}, side={self.side}, frames={self.frames}"
-            )
-
-    def __len__(self) -> int:
-        return self.size
+        super().__post_init__()
+        if self.frames < 2:
+            raise InputError(f"TableauFilms needs frames >= 2, got {self.frames}")
 
     def states(self, indices: Sequence[int]) -> Scenes:
         """Return the scenes of all frames of the rows `indices`, `frames` for each, one row after another."""
-        return self._film(self._noise(indices))
+        return self._film(self.noise(indices))
 
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
         """Return the rows `indices`; nothing is drawn from `noise`."""
-        rows = self._noise(indices)
+        rows = self.noise(indices)
         film = self._film(rows)
         x0 = paint(film, self.side).unflatten(0, (len(rows), self.frames)).transpose(1, 2).contiguous()
         return Batch(x0, Captions().cond(narrate(film, self.frames, rows)))
@@ -123,15 +112,7 @@ class TableauFilms(Dataset):
     def _film(self, rows: Noise) -> Scenes:
         return motions(sample_scenes(rows, self.law), rows, self.frames)
 
-    def _noise(self, indices: Sequence[int]) -> Noise:
-        return Noise([fold("TableauFilms", self.seed) + int(i) for i in indices])
-
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one x_0."""
         return (3, self.frames, self.side, self.side)
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the settings and of the edition of the world."""
-        return hashlib.sha256(json.dumps([WORLD, to_config(self)], sort_keys=True).encode()).hexdigest()

@@ -6,23 +6,20 @@ One thing changes, as the instruction says; everything else is the same scene, s
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core import Batch, InputError, Noise, fold, nearest, register, to_config
-from ..dataset import Dataset
+from ...core import Batch, InputError, Noise, nearest, register
 from ..labels import Captions
 from . import shapes
 from .captions import choices
 from .claims import ATTRIBUTES, Claims, Mention
-from .dataset import TRAIN, WORLD
+from .dataset import Painted
 from .paint import covered, paint
 from .sampling import Law, lawful, sample_scenes
 from .scene import COLOURS, GROUND_COLOURS, MAX_OBJECTS, RADII, SHAPES, SIZES, TEXTURES, Scenes
@@ -165,31 +162,22 @@ def _scenes(rows: Sequence[Row], like: Scenes) -> Scenes:
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class TableauEdits(Dataset):
+class TableauEdits(Painted):
     """`size` edits: x_0 the picture afterwards, `cond["source"]` the one before, `cond["caption"]` the instruction.
 
-    Row i is a pure function of (seed, i). Words are those of captions and INSTRUCTION_WORDS.
+    Words are those of captions and INSTRUCTION_WORDS.
     """
 
-    size: int = 100_000
-    side: int = 64
-    seed: int = TRAIN
-    law: Law = field(default_factory=Law)
     kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.side < 8 or not self.kinds or not set(self.kinds) <= set(KINDS):
-            raise InputError(
-                f"TableauEdits needs size >= 1, side >= 8 and kinds among {', '.join(KINDS)}; "
-                f"got size={self.size}, side={self.side}, kinds={self.kinds}"
-            )
-
-    def __len__(self) -> int:
-        return self.size
+        super().__post_init__()
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
+            raise InputError(f"TableauEdits needs kinds among {', '.join(KINDS)}; got {self.kinds}")
 
     def edits(self, indices: Sequence[int]) -> Edited:
         """Return the edits of the rows `indices`."""
-        rows = Noise([fold("TableauEdits", self.seed) + int(i) for i in indices])
+        rows = self.noise(indices)
         return edit(sample_scenes(rows, self.law), rows, self.kinds, self.law)
 
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
@@ -197,13 +185,3 @@ class TableauEdits(Dataset):
         made = self.edits(indices)
         cond = {"source": paint(made.before, self.side)} | Captions().cond(made.instruction)
         return Batch(paint(made.after, self.side), cond)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one x_0."""
-        return (3, self.side, self.side)
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the settings and of the edition of the world."""
-        return hashlib.sha256(json.dumps([WORLD, to_config(self)], sort_keys=True).encode()).hexdigest()

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ...core import Batch, InputError, Noise, fold, register, to_config
-from ..dataset import Dataset
+from ...core import Batch, InputError, Noise, fold, register
 from ..labels import Captions
 from .captions import Caption, Descriptive, Style
 from .claims import holds
-from .dataset import TRAIN, WORLD
+from .dataset import Painted
 from .defects import blur
 from .paint import paint
 from .pairs import edit
 from .relations import SLACK
-from .sampling import Law, sample_scenes
+from .sampling import sample_scenes
 from .scene import Scenes
 
 REASONS = ("shape", "colour", "size", "texture", "relation", "object", "count", "ground", "blur")
@@ -42,33 +39,24 @@ class Preference:
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class TableauPreferences(Dataset):
+class TableauPreferences(Painted):
     """`size` pairs: x_0 the better picture, `cond["worse"]` the other, `caption`, and `reason` int64 into REASONS.
 
     The worse picture shows an edited scene of which the caption does not hold, not even to within the oracle's slack;
-    or, for a share of `blurred` and where no such edit was found, it is blurred. Row i is a pure function of (seed, i).
+    or, for a share of `blurred` and where no such edit was found, it is blurred.
     """
 
-    size: int = 100_000
-    side: int = 64
-    seed: int = TRAIN
-    law: Law = field(default_factory=Law)
     style: Style = field(default_factory=Descriptive)
     blurred: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.side < 8 or not 0 <= self.blurred <= 1:
-            raise InputError(
-                f"TableauPreferences needs size >= 1, side >= 8 and blurred in [0, 1]; "
-                f"got size={self.size}, side={self.side}, blurred={self.blurred}"
-            )
-
-    def __len__(self) -> int:
-        return self.size
+        super().__post_init__()
+        if not 0 <= self.blurred <= 1:
+            raise InputError(f"TableauPreferences needs blurred in [0, 1], got {self.blurred}")
 
     def preferences(self, indices: Sequence[int]) -> Preference:
         """Return the pairs of the rows `indices`, as scenes."""
-        rows = Noise([fold("TableauPreferences", self.seed) + int(i) for i in indices])
+        rows = self.noise(indices)
         better = sample_scenes(rows, self.law)
         captions = self.style.write(better, rows)
         made = edit(better, Noise([fold("edit", s) for s in rows.seeds]), law=self.law)
@@ -89,13 +77,3 @@ class TableauPreferences(Dataset):
         worse[soft] = blur(worse[soft])
         cond = {"worse": worse, "reason": told.reason} | Captions().cond([c.text for c in told.captions])
         return Batch(paint(told.better, self.side), cond)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one x_0."""
-        return (3, self.side, self.side)
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the settings and of the edition of the world."""
-        return hashlib.sha256(json.dumps([WORLD, to_config(self)], sort_keys=True).encode()).hexdigest()
