@@ -21,9 +21,9 @@ _TURN = math.radians(15)  # between neighbouring templates, about
 class Bank:
     """T templates in a window of `width` pixels, for pictures of one side.
 
-    `shape`, `size` int64[T] and `turn` float32[T] say what each is; `cover` float32[width^2, T] is its coverage, with the
-    middle of its bounding box in the middle of the window, and `offset` float32[T, 2] leads from there to its centre,
-    in pixels.
+    `shape`, `size` int64[T] and `turn` float32[T] say what each is; `cover` float32[width^2, T] is its coverage, with
+    the middle of its bounding box in the middle of the window, and `offset` float32[T, 2] leads from there to its
+    centre, in pixels.
     """
 
     width: int

@@ -1,9 +1,9 @@
 """Pieces to candidates: templates propose shapes, least squares refine them, colours judge them.
 
-Everything is a least-squares problem in the coverage c of one object. Where y is what is left of a picture when what is
-above and behind the object is taken away, and d what full coverage would add, sum |y - c d|^2 = const - 2 sum c a + sum c^2 b
-with a = y . d and b = |d|^2: two numbers a pixel, linear in a bank of templates. Textures are linear too, d = d0 + tone d1,
-so that five numbers a pixel (`light`) judge every texture.
+Everything is a least-squares problem in the coverage c of one object. Where y is what is left of a picture when what
+is above and behind the object is taken away, and d what full coverage would add, sum |y - c d|^2 is
+const - 2 sum c a + sum c^2 b with a = y . d and b = |d|^2: two numbers a pixel, linear in a bank of templates. Textures
+are linear too, d = d0 + tone d1, so that five numbers a pixel (`light`) judge every texture.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ class View:
     """What is seen of P pieces, pixel by pixel of the whole picture.
 
     `maps` float32[P, 4, N] is what templates are held against, twice: the weight of a pixel times how much of it the
-    object covers, judged by its colour alone, and the weight. First what else is seen may hide the object, so its weight
-    is 0; then the object hides it, so it counts as not covered. `light` float32[P, 5, N] judges textures, `middle`
-    float32[P, 2] is the middle of what is seen, and `touched` bool[P] says whether something else is beside it.
+    object covers, judged by its colour alone, and the weight. First what else is seen may hide the object, so its
+    weight is 0; then the object hides it, so it counts as not covered. `light` float32[P, 5, N] judges textures,
+    `middle` float32[P, 2] is the middle of what is seen, `touched` bool[P] says whether something else is beside it.
     """
 
     maps: Tensor
@@ -122,7 +122,7 @@ class View:
 
 
 def views(pictures: Tensor, grounds: Tensor, away: Tensor, pieces: Pieces, taken: Tensor) -> View:
-    """Return the views of `pieces`; `away` is from `colour_distances`, `taken` bool[B, S, S] what belongs to some piece."""
+    """Return the views of `pieces`; `away` is from `colour_distances`, `taken` bool[B, S, S] belongs to some piece."""
     side = pictures.shape[-1]
     lines = pieces.mask.any(1).float(), pieces.mask.any(2).float()
     middle = torch.stack([(line.argmax(1) + side - line.flip(1).argmax(1)).float() / 2 for line in lines], 1)

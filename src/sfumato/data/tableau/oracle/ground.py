@@ -1,4 +1,4 @@
-"""The ground of a picture, told from what most of its pixels agree on: 6 plain, 15 graded and 6 textured ones compete."""
+"""The ground of a picture, told from what most of its pixels agree on: plain, graded and textured ones compete."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _graded(x: Tensor, colours: Tensor, side: int) -> tuple[Tensor, Tensor]:
     place = (torch.arange(side) + 0.5) / side - 0.5
     basis = torch.stack([place.expand(side, side).flatten(), place[:, None].expand(side, side).flatten()])  # [2, N]
     moments = torch.stack([basis[0] ** 2, basis[0] * basis[1], basis[1] ** 2])
-    weight = near.float()
+    weight, angle, off = near.float(), torch.zeros_like(length), torch.zeros_like(part)
     for _ in range(3):
         a, b, c = (weight @ moments.T + torch.tensor([1e-3, 0, 1e-3])).unbind(-1)
         right, down = ((weight * (part - 0.5)) @ basis.T).unbind(-1)
@@ -140,8 +140,8 @@ def _part(angle: Tensor, side: int) -> Tensor:
 def _mottle(pictures: Tensor, ray: Tensor, open_ground: Tensor) -> Tensor:
     """Return the relative lightness of textured grounds of colour ray - 1 in `_cosines`, float32[B, K].
 
-    Least squares over the pixels of `open_ground` that look like the ground, with a ridge: the most likely coefficients where each has
-    the prior variance `_PRIOR` and each pixel the noise `_GRAIN`.
+    Least squares over the pixels of `open_ground` that look like the ground, with a ridge: the most likely coefficients
+    where each has the prior variance `_PRIOR` and each pixel the noise `_GRAIN`.
     """
     shine, ray = pictures.flatten(2) + 1, ray[:, :, None]
     lightness = (shine * ray).sum(1) / ray.square().sum(1)

@@ -43,7 +43,7 @@ class Layers:
         both = palette()[0][self.colour]
         tint = torch.lerp(both[:, 0, :, None], both[:, 1, :, None], tone[:, None])
         cover = draw(self.found.shape, self.found.place, origin, side)
-        slots = int(self.slot.max()) + 1 if len(self.slot) else 0
+        slots = int(self.slot.max()) + 1 if len(self.slot) else 1
         dense = cover.new_zeros(len(grounds), slots, side * side)
         dense[self.row, self.slot] = cover
         tints = cover.new_zeros(len(grounds), slots, 3, side * side)

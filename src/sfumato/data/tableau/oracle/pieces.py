@@ -86,7 +86,7 @@ def cut(pictures: Tensor, grounds: Tensor, away: Tensor) -> Pieces:
     """Return the pieces of `pictures` float32[B, 3, S, S] on `grounds`; `away` is from `colour_distances`.
 
     A pixel belongs to the nearest colour, -1 where the ground is nearer. An edge is a mixture that may be nearest to a
-    colour that is not there, so a piece needs a core: a pixel all of whose neighbours belong to it, or as much as 2 x 2.
+    colour that is not there, so a piece needs a core of 2 x 2 pixels.
     """
     nearest, colour = away.min(1)
     label = torch.where(nearest < (pictures - grounds).square().sum(1).sqrt(), colour, -1)
@@ -102,8 +102,9 @@ def _components(planes: Tensor) -> Tensor:
 
     near = np.zeros((3, 3, 3), dtype=bool)
     near[1] = True  # the eight neighbours within a plane
-    found, _ = label(planes.flatten(0, 1).numpy(), near)
-    return torch.from_numpy(found.astype(np.int64)).view(planes.shape)
+    found = np.zeros(planes.flatten(0, 1).shape, dtype=np.int32)
+    label(planes.flatten(0, 1).numpy(), near, output=found)
+    return torch.from_numpy(found).long().view(planes.shape)
 
 
 def _chosen(number: Tensor, core: Tensor) -> Pieces:

@@ -28,10 +28,12 @@ class Reading:
     """What is read of B pictures.
 
     `scenes`: a textured ground's seed cannot be read and is 0; a picture without objects has count 0. `residual`
-    float32[B] is the mean squared distance of picture and parse, painted again, and `worst` [B] its mean over the worst
-    square of an eighth of the side. `valid` bool[B]: both are as small as for pictures of the world that went
-    through a codec. `confidence` float32[B, M]: how much of the squared difference that is there without an object goes
-    away with it, over the pixels where it is seen; 0 where there is none.
+    float32[B] is the mean squared distance of the picture from the parse, painted again. `worst` [B] is the squared
+    distance of their means over the square, an eighth of the side wide, where it is largest: noise and edges that are a
+    little soft hardly count in it, and what is in the wrong place does. `valid` bool[B]: there is an object, and both
+    are as small as for 99 % of the pictures of the world that are read right after a round trip. `confidence`
+    float32[B, M]: how much of the squared difference that is there without an object goes away with it, over the pixels
+    where it is seen; 0 where there is none.
     """
 
     scenes: Scenes
@@ -84,12 +86,13 @@ def _read(pictures: Tensor) -> Reading:
             break
         layers = layers[real.nonzero()[:, 0]]
         drawn = layers.drawn(back)
-    off = (pictures.flatten(2) - drawn.picture).square().mean(1)
-    residual = off.mean(1)
+    off = pictures - drawn.picture.unflatten(2, (side, side))
+    residual = off.square().flatten(1).mean(1)
     cell = max(1, side // 8)
-    worst = F.avg_pool2d(off.unflatten(1, (1, side, side)), cell, max(1, cell // 2)).flatten(1).amax(1)
+    worst = F.avg_pool2d(off, cell, max(1, cell // 2)).square().mean(1).flatten(1).amax(1)
     scenes, confidence = _assembled(len(pictures), side, ground, layers, _explained(pictures, layers, drawn))
-    return Reading(scenes, residual, worst, (residual <= _RESIDUAL) & (worst <= _WORST), confidence)
+    valid = (residual <= _RESIDUAL) & (worst <= _WORST) & (scenes.count > 0)
+    return Reading(scenes, residual, worst, valid, confidence)
 
 
 def _explained(pictures: Tensor, layers: Layers, drawn: Drawn) -> Tensor:

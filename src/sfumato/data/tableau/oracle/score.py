@@ -44,9 +44,9 @@ def score(seen: Reading | Scenes, claims: Sequence[Claims]) -> Scores:
     """Return which of the `claims` about each picture hold of what is seen.
 
     Objects that are mentioned are matched to objects that are seen by the assignment under which most claims hold (of
-    two alike, the one with more shapes right), and relations are judged under it, with a slack of 0.03. An object that is mentioned and not there has every attribute
-    wrong; "two stars" claims of its number that exactly two objects fit. Everything holds, `all`, exactly where
-    `sfumato.data.tableau.holds` says so with that slack.
+    two alike, the one with more shapes right), and relations are judged under it, with a slack of 0.03. An object that
+    is mentioned and not there has every attribute wrong; "two stars" claims of its number that exactly two objects fit.
+    Everything holds, `all`, exactly where `sfumato.data.tableau.holds` says so with that slack.
 
     Raises `InputError` where there is not one claim for each picture.
     """
@@ -64,7 +64,7 @@ def _scored(claims: Claims, known: Facts) -> tuple[list[int], list[int]]:
     there = [*range(len(known.objects)), *[None] * max(0, len(slots) - len(known.objects))]
     matched = (_matched(claims, known, slots, chosen) for chosen in itertools.permutations(there, len(slots)))
     best = max(matched, key=lambda counts: (sum(counts), counts[KINDS.index("shape")]))
-    said, right = dict.fromkeys(KINDS, 0), dict(zip(KINDS, best, strict=True))
+    said, right = _counts(), dict(zip(KINDS, best, strict=True))
     for k in slots:
         for name in claims.mentions[k].said or ("count",):
             said[name] += 1
@@ -86,9 +86,13 @@ def _scored(claims: Claims, known: Facts) -> tuple[list[int], list[int]]:
     return list(said.values()), list(right.values())
 
 
+def _counts() -> dict[str, int]:
+    return dict.fromkeys(KINDS, 0)
+
+
 def _matched(claims: Claims, known: Facts, slots: Sequence[int], chosen: _Objects) -> tuple[int, ...]:
-    """Return how many claims of each kind hold where slot s is the object `chosen[s]`, None for one that is not there."""
-    right = dict.fromkeys(KINDS, 0)
+    """Return how many claims of each kind hold where slot s is the object `chosen[s]`, None for one not there."""
+    right = _counts()
     for k, i in zip(slots, chosen, strict=True):
         said = claims.mentions[k].said
         if i is None:
