@@ -205,6 +205,14 @@ def test_what_a_network_does_replays(name, monkeypatch):
     same(REPLAYED[name])
 
 
+def test_a_number_among_outputs_is_no_tensor(monkeypatch):
+    monkeypatch.setattr(compiled, "_compiled", lambda form: form.graph())
+    with torch.library._scoped_library("record_test", "FRAGMENT") as library:
+        library.define("counted(Tensor x) -> (int, Tensor)")  # as kernels of attention have it on a GPU
+        library.impl("counted", lambda x: (0, x.sin()), "CompositeExplicitAutograd")
+        same(lambda x, t: torch.ops.record_test.counted(x)[1] * t + x.cos())
+
+
 def test_autocast_is_written_down(monkeypatch):
     monkeypatch.setattr(compiled, "_compiled", lambda form: form.graph())
 
