@@ -30,8 +30,8 @@ def motions(scenes: Scenes, noise: Noise, frames: int = FRAMES) -> Scenes:
 
     An object glides on a straight line to a place drawn from those in the picture, s(t) = 3 t^2 - 2 t^3 of the way at
     time t in [0, 1], and turns by up to a quarter; a third of them stay where they are and a third do not turn. Looks,
-    sizes and the ground do not change. On their way objects pass over one another in their order: how much is seen of
-    them in a frame is for `visible` to say.
+    sizes and the ground do not change. On their way objects pass over one another in their order, those of one colour
+    too: how much is seen of them in a frame is for `visible` to say.
 
     Raises `InputError` for fewer than two frames.
     """
