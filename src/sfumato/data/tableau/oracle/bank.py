@@ -14,6 +14,7 @@ from ..scene import RADII
 
 _CELLS = 129  # of the tables of distances along each axis
 _REACH = 1.6  # the tables' half side, in radii
+_SOFT = 1.4  # the width of the templates' edges, in pixels: between those of sharp and of blurred pictures
 _TURN = math.radians(15)  # between neighbouring templates, about
 
 
@@ -49,7 +50,7 @@ def bank(side: int) -> Bank:
     offset = -torch.stack([ends[0] - ends[2], ends[1] - ends[3]], 1) / 2 * radius[:, None]
     width = min(window(RADII[-1], side), side + side % 2)
     place = torch.cat([offset + width / 2, radius[:, None], turn[:, None]], 1)
-    cover = draw(shape, place, torch.zeros(len(rows), 2), width)
+    cover = draw(shape, place, torch.zeros(len(rows), 2), width, _SOFT)
     return Bank(width, shape, size, turn, cover.T.contiguous(), offset)
 
 
@@ -65,15 +66,15 @@ def _turns(order: int) -> list[float]:
     return [2 * math.pi / order * k / n for k in range(n)]
 
 
-def draw(shape: Tensor, place: Tensor, origin: Tensor, width: int, soft: float = 1.0) -> Tensor:
+def draw(shape: Tensor, place: Tensor, origin: Tensor, width: int, soft: float | Tensor = 1.0) -> Tensor:
     """Return the coverage float32[K, width^2] of shapes int64[K] at `place` float32[K, 4]: x, y, radius, turn.
 
-    Places are in pixels; pixel (0, 0) of a window begins at `origin` [K, 2]. Edges are `soft` pixels wide.
+    Places are in pixels; pixel (0, 0) of a window begins at `origin` [K, 2]. Edges are `soft` pixels wide, one width or one for each, [K, 1].
     """
     return covered(shape, place, *frame(place, origin, width), soft)
 
 
-def covered(shape: Tensor, place: Tensor, u: Tensor, v: Tensor, soft: float = 1.0) -> Tensor:
+def covered(shape: Tensor, place: Tensor, u: Tensor, v: Tensor, soft: float | Tensor = 1.0) -> Tensor:
     """Return the coverage float32[K, N] at the places (u, v) of the shapes' own frames, as `frame` gives them."""
     return (0.5 - _lookup(shape, u, v)[0] * (place[:, 2:3] / soft)).clamp_(0, 1)
 
@@ -89,7 +90,9 @@ def frame(place: Tensor, origin: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return u.flatten(1), v.flatten(1)
 
 
-def slopes(shape: Tensor, place: Tensor, origin: Tensor, width: int, soft: float = 1.0) -> tuple[Tensor, Tensor]:
+def slopes(
+    shape: Tensor, place: Tensor, origin: Tensor, width: int, soft: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
     """Return the coverage [K, N] and its derivatives by x, y, radius and turn [K, 4, N], where it is differentiable."""
     u, v = frame(place, origin, width)
     d, du, dv = _lookup(shape, u, v)

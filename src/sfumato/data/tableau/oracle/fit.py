@@ -9,6 +9,7 @@ are linear too, d = d0 + tone d1, so that five numbers a pixel (`light`) judge e
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,12 +187,12 @@ def _chosen(
 
 
 def polish(
-    found: Candidates, lights: Tensor, softs: tuple[float, ...], side: int, maps: Tensor | None = None
+    found: Candidates, lights: Tensor, soft: Tensor, steps: tuple[float, ...], side: int, maps: Tensor | None = None
 ) -> Candidates:
     """Return `found` refined in place, and then with the textures and turns that cost least.
 
-    One damped Gauss-Newton step is taken for each edge width in `softs`, on `lights` [P, 5, N] in the textures found,
-    or on `maps` [P, 2, N], a and b. Each size has a window of its own width.
+    One damped Gauss-Newton step is taken for each of `steps`, with edges so many times as wide as `soft` float32[P], on
+    `lights` [P, 5, N] in the textures found, or on `maps` [P, 2, N], a and b. Each size has windows of its own width.
     """
     out = Candidates(*(value.clone() for value in found._values()))
     for size, radius in enumerate(RADII):
@@ -203,17 +204,18 @@ def polish(
         crop = _cropped(lights.unflatten(2, (side, side)), origin, width, side, part.of)[0].flatten(2)
         if maps is None:
             u, v = frame(part.place, origin, width)
-            tone = tones(part.texture, u, v, part.place[:, 2:3])
+            tone = tones(part.texture, u, v, part.place[:, 2:3] / soft[part.of, None])
             a, b = crop[:, 0] + tone * crop[:, 1], crop[:, 2] + tone * (crop[:, 3] + tone * crop[:, 4])
         else:
             a, b = _cropped(maps.unflatten(2, (side, side)), origin, width, side, part.of)[0].flatten(2).unbind(1)
-        place = _refined(part, origin, width, side, a, b, softs)
-        out.put(rows, _judged(part, place, origin, width, crop))
+        wide = soft[part.of, None]
+        place = _refined(part, origin, width, side, a, b, [wide * k for k in steps])
+        out.put(rows, _judged(part, place, origin, width, crop, wide))
     return out
 
 
 def _refined(
-    part: Candidates, origin: Tensor, width: int, side: int, a: Tensor, b: Tensor, softs: tuple[float, ...]
+    part: Candidates, origin: Tensor, width: int, side: int, a: Tensor, b: Tensor, softs: Sequence[Tensor]
 ) -> Tensor:
     nominal = torch.tensor(RADII)[part.size] * side
     one = torch.ones_like(nominal)
@@ -230,8 +232,8 @@ def _refined(
     return place
 
 
-def _judged(part: Candidates, place: Tensor, origin: Tensor, width: int, lights: Tensor) -> Candidates:
-    """Return the candidates at `place` with the textures that cost least.
+def _judged(part: Candidates, place: Tensor, origin: Tensor, width: int, lights: Tensor, soft: Tensor) -> Candidates:
+    """Return the candidates at `place` with the textures that cost least, where edges are `soft` [K, 1] wide.
 
     A turn is brought into its range; near an end of it, where a texture would turn over, both ends are tried.
     """
@@ -244,23 +246,23 @@ def _judged(part: Candidates, place: Tensor, origin: Tensor, width: int, lights:
     other = torch.where(turn < _END, turn + period, turn - period)
     place = torch.cat([place, torch.cat([place[extra, :3], other[extra, None]], 1)])
     row = torch.cat([torch.arange(len(turn)), extra])
-    best, texture = _costs(part.shape[row], place, origin[row], width, lights[row]).min(1)
+    best, texture = _costs(part.shape[row], place, origin[row], width, lights[row], soft[row]).min(1)
     swap = (best[len(turn) :] < best[: len(turn)][extra]).nonzero()[:, 0]
     take = torch.arange(len(turn))
     take[extra[swap]] = len(turn) + swap
     return Candidates(part.of, part.shape, part.size, texture[take], place[take], best[take])
 
 
-def _costs(shape: Tensor, place: Tensor, origin: Tensor, width: int, lights: Tensor) -> Tensor:
+def _costs(shape: Tensor, place: Tensor, origin: Tensor, width: int, lights: Tensor, soft: Tensor) -> Tensor:
     u, v = frame(place, origin, width)
-    cover = covered(shape, place, u, v)
+    cover = covered(shape, place, u, v, soft)
     whole = shapes.areas()[shape] * place[:, 2].square()
     outside = _COST_BEYOND * (_FRAMED * whole - cover.sum(1)).clamp(min=0)
     a0, a1, b0, b1, b2 = lights.unbind(1)
     square = cover * cover
     constant = outside + (square * b0 - 2 * cover * a0).sum(1)
     linear, quadratic = square * b1 - 2 * cover * a1, square * b2
-    more = [(tone * (linear + tone * quadratic)).sum(1) for tone in every_tone(u, v, place[:, 2:3])[1:]]
+    more = [(tone * (linear + tone * quadratic)).sum(1) for tone in every_tone(u, v, place[:, 2:3] / soft)[1:]]
     return torch.stack([constant, *(constant + m for m in more)], 1)
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..paint import tones
 from ..scene import palette
-from .bank import draw, frame
+from .bank import covered, frame
 from .fit import Candidates, light, polish
+
+_WIDTHS = (1.0, 1.7, 2.4)  # of edges, in pixels: as painted, and two that blur has softened
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,16 @@ class Layers:
         """Return the objects in pictures that are larger by `factor`."""
         return self.read_as(self.found.scaled(factor))
 
-    def drawn(self, grounds: Tensor) -> Drawn:
-        """Return the objects drawn over `grounds` float32[B, 3, S, S]."""
+    def drawn(self, grounds: Tensor, soft: Tensor | None = None) -> Drawn:
+        """Return the objects drawn over `grounds` float32[B, 3, S, S], their edges `soft` [P] wide (1 each)."""
         side = grounds.shape[-1]
         origin = torch.zeros(len(self.row), 2)
         u, v = frame(self.found.place, origin, side)
-        tone = tones(self.found.texture, u, v, self.found.place[:, 2:3])
+        wide = torch.ones(len(self.row), 1) if soft is None else soft[:, None]
+        tone = tones(self.found.texture, u, v, self.found.place[:, 2:3] / wide)
         both = palette()[0][self.colour]
         tint = torch.lerp(both[:, 0, :, None], both[:, 1, :, None], tone[:, None])
-        cover = draw(self.found.shape, self.found.place, origin, side)
+        cover = covered(self.found.shape, self.found.place, u, v, wide)
         slots = int(self.slot.max()) + 1 if len(self.slot) else 1
         dense = cover.new_zeros(len(grounds), slots, side * side)
         dense[self.row, self.slot] = cover
@@ -104,12 +107,22 @@ def ordered(layers: Layers, drawn: Drawn, pictures: Tensor) -> Layers:
 
 
 def settle(
-    pictures: Tensor, back: Tensor, layers: Layers, found: Candidates, softs: tuple[float, ...]
+    pictures: Tensor, back: Tensor, layers: Layers, found: Candidates, soft: Tensor, steps: tuple[float, ...]
 ) -> tuple[Layers, Candidates]:
-    """Return `layers` put in order and read anew from candidates that are refined with all other objects in place."""
-    drawn = layers.drawn(back)
+    """Return `layers` put in order and read anew from candidates that are refined with all other objects in place.
+
+    `soft` float32[P] is the width of their edges; `steps` are explained in `polish`.
+    """
+    drawn = layers.drawn(back, soft)
     order = ordered(layers, drawn, pictures)
     if not torch.equal(order.slot, layers.slot):
-        layers, drawn = order, order.drawn(back)
-    found = polish(found, drawn.light(pictures, layers), softs, pictures.shape[-1])
+        layers, drawn = order, order.drawn(back, soft)
+    found = polish(found, drawn.light(pictures, layers), soft, steps, pictures.shape[-1])
     return layers.read_as(found.best()), found
+
+
+def softness(pictures: Tensor, back: Tensor, layers: Layers) -> Tensor:
+    """Return float32[P], of `_WIDTHS` the width of edges with which the objects of a picture explain it best."""
+    flat = pictures.flatten(2)
+    off = [(flat - layers.drawn(back, torch.full((len(layers.row),), w)).picture).square().sum((1, 2)) for w in _WIDTHS]
+    return torch.tensor(_WIDTHS)[torch.stack(off, 1).argmin(1)][layers.row]

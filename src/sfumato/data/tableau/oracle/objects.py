@@ -10,10 +10,11 @@ from torch import Tensor
 
 from .fit import Candidates, View, polish, propose, together, views
 from .ground import Ground
-from .layers import Layers, settle
+from .layers import Layers, settle, softness
 from .pieces import Pieces, colour_distances, cut, widened
 
 _EACH = 3  # shapes that a piece is refined as
+_SOFT = 1.3  # the width of edges before it is known
 _NEARLY = 0.8  # of what the best candidate explains, what another must explain to be looked at further
 _WHOLE = 0.6  # of what a piece explains by itself, what a union has to explain of it
 _OWN = 0.012  # of the picture: what an object must show; the smallest one's visible part covers 0.02
@@ -63,8 +64,9 @@ def objects(pictures: Tensor, ground: Ground) -> tuple[Ground, Layers, Candidate
     row, found = whole.pieces.row, whole.found
     slot = torch.arange(len(row)) - torch.searchsorted(row, row)
     layers = Layers(row, slot, whole.pieces.colour, found.best())
+    soft = softness(pictures, back, layers)
     for keep in (2 * _EACH, 2):
-        layers, found = settle(pictures, back, layers, found.best(keep, _NEARLY), (1.3, 1.0))
+        layers, found = settle(pictures, back, layers, found.best(keep, _NEARLY), soft, (1.3, 1.0))
     return ground, layers, found
 
 
@@ -76,7 +78,7 @@ def _candidates(view: View, side: int) -> Candidates:
     for rows, behind, reach, step in tries:
         proposed = propose(view, rows, behind, reach, step, _EACH, side)
         maps = view.maps[:, 0:2] if behind else view.maps[:, 2:4]
-        parts.append(polish(proposed, view.light, (2.0, 1.3, 1.0), side, maps))
+        parts.append(polish(proposed, view.light, torch.full((len(view.maps),), _SOFT), (1.5, 1.0, 1.0), side, maps))
     return together(parts)
 
 

@@ -13,7 +13,7 @@ from ....core import InputError
 from .. import shapes
 from ..scene import MAX_OBJECTS, Scenes, cat
 from .ground import Ground, read_ground
-from .layers import Drawn, Layers, settle
+from .layers import Drawn, Layers, settle, softness
 from .objects import objects
 
 _CHUNK = 32  # pictures at a time: what they need stays in the caches
@@ -76,7 +76,7 @@ def _read(pictures: Tensor) -> Reading:
     layers, found = layers.scaled(scale), found.scaled(scale)
     back = ground.paint(side)
     if factor > 1:
-        layers, found = settle(pictures, back, layers, found.best(2), (1.0, 1.0))
+        layers, found = settle(pictures, back, layers, found.best(2), softness(pictures, back, layers), (1.0, 1.0))
     drawn = layers.drawn(back)
     for _ in range(2):  # what is no object goes, the least real first
         sure = _explained(pictures, layers, drawn)
