@@ -345,27 +345,28 @@ def test_text_encoders(form, tmp_path):
 @torch.no_grad()
 def test_live_is_merged_on_every_layer(name, dora, tmp_path):
     theirs, net, _ = _pair(name)
+    net = net.double()  # so that the network's own rounding, which processors differ in, is not what is measured
     part = network_part(net)
     names = {path: "lora_unet_" + path.replace(".", "_") for path in part.dotted}
     tensors, _ = _kohya(theirs, names, dora=dora)
     save_file({k: 0.3 * v if ".lora_up" in k else v for k, v in tensors.items()}, tmp_path / "lora.safetensors")
     lora = read_lora(tmp_path / "lora.safetensors", {"net": part}).loras["net"]
     g = torch.Generator().manual_seed(0)
-    x, t = torch.randn(2, 4, 8, 8, generator=g), torch.tensor([3.0, 700.0])
+    x, t = torch.randn(2, 4, 8, 8, generator=g).double(), torch.tensor([3.0, 700.0])
     given = {
         "context": torch.randn(2, 5, 12, generator=g),
         "pooled": torch.randn(2, 10, generator=g),
         "sizes": torch.rand(2, 6, generator=g) * 100,
         "y": torch.tensor([1, 3]),
     }
-    cond = {k: v for k, v in given.items() if k in net.cond}
+    cond = {k: v if k == "y" else v.double() for k, v in given.items() if k in net.cond}
     plain = net(x, t, **cond)
     for loras in ([(lora, 0.7)], [(lora, 0.7), (lora, -0.4)]):
         whole, live = merged(net, loras)(x, t, **cond), attached(net, loras)(x, t, **cond)
-        assert distance(live, whole) < 1e-5
+        assert distance(live, whole) < 3e-6
         assert distance(whole, plain) > 1e-3
     twice = attached(attached(net, [(lora, 0.7)]), [(lora, -0.4)])(x, t, **cond)
-    assert distance(twice, whole) < 1e-5
+    assert distance(twice, whole) < 3e-6
     off = [merged(net, [(lora, 0.0)]), attached(net, [(lora, 0.0)])]
     assert all(torch.equal(n(x, t, **cond), plain) for n in off)
     shared = {id(p) for p in net.parameters()}

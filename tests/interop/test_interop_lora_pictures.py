@@ -79,7 +79,9 @@ def test_the_pictures_of_load_lora_weights(case):
     assert torch.equal(_ours(pipe, theirs, x), plain)
     merged = pipe.with_lora(folder / "two.safetensors")
     merged.save(folder / "merged")
-    assert torch.equal(_ours(sf.load(folder / "merged"), theirs, x), _ours(merged, theirs, x))
+    back = sf.load(folder / "merged")
+    assert back.sha256() == merged.sha256()  # every weight; sums over mapped memory may round otherwise
+    assert float((_ours(back, theirs, x) - _ours(merged, theirs, x)).abs().max()) < 0.1
     with pytest.raises(InputError, match="are not those that its `config` builds"):
         pipe.with_lora(folder / "two.safetensors", apply=attached).save(folder / "live")
 
