@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pipeline import load
     from ..recipes import bits_per_dim
     from ..recipes.evaluation import Evaluation, evaluate
-    from ..recipes.following import follow
+    from ..recipes.following import bars, follow
     from .progress import Progress
 
     earlier = None if args.against is None else figures(Path(args.against))
@@ -67,15 +67,19 @@ def run(args: argparse.Namespace) -> int:
     differences = {}
     if earlier is not None:
         differences = {f.name: f - earlier[f.name] for f in found.model if f.name in earlier}
+    reached = bars(found)
     if args.json:
+        told = {name: {"bar": bar, "reached": good} for name, (bar, good) in reached.items()}
         sides = {side: [to_config(f) for f in getattr(found, side)] for side in ("model", "real")}
-        print(json.dumps({"model_sha256": pipe.sha256(), **sides, "difference": differences}))
+        print(json.dumps({"model_sha256": pipe.sha256(), **sides, "difference": differences, "bars": told}))
         return code
     real = {f.name: f.value for f in found.real}
     for f in found.model:
         beside = f"   real data: {real[f.name]:.4g}" if f.name in real else ""
         change = f"   change: {differences[f.name]:+.4g}" if f.name in differences else ""
-        print(f"{f}{beside}{change}")
+        bar, good = reached.get(f.name, (None, True))
+        verdict = "" if bar is None else f"   bar {bar:.4g}: {'reached' if good else 'missed'}"
+        print(f"{f}{beside}{change}{verdict}")
     return code
 
 

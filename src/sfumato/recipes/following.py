@@ -29,6 +29,14 @@ from .geneval import TASKS, prompts
 EACH = 64  # pictures of each caption that leaves much open
 OPEN = SHAPES[:4]  # what those are of: "a circle", ...
 PLACES = 4  # bins of x and of y, for diversity
+BARS = {  # what a model of this world should reach
+    "one_object": 0.97,
+    "two_objects_related": 0.85,
+    "three_or_four_objects": 0.60,
+    "valid": 0.97,
+    "diversity": 0.9,
+}
+FARTHEST = 3.0  # times the Frechet distance of two real halves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +91,16 @@ def follow(
         both = _judged(judge, drawn[0], real[0], _painted(common, rare, side)[0], common.texts)
         model, perfect = model + both.model, perfect + both.real
     return Evaluation(model=model, real=perfect)
+
+
+def bars(found: Evaluation) -> dict[str, tuple[float, bool]]:
+    """Return the bar of each figure of the model that has one, and whether it is reached."""
+    real = {f.name: f.value for f in found.real}
+    out = {f.name: (BARS[f.name], f.value >= BARS[f.name]) for f in found.model if f.name in BARS}
+    for f in found.model:
+        if f.name == "frechet_distance" and f.name in real:
+            out[f.name] = (FARTHEST * real[f.name], f.value <= FARTHEST * real[f.name])
+    return out
 
 
 def _painted(common: Asked, rare: Asked, side: int) -> list[Tensor]:
