@@ -110,8 +110,8 @@ def light(left: Tensor, behind: Tensor, through: Tensor, colour: Tensor) -> Tens
 class View:
     """What is seen of P pieces, pixel by pixel of the whole picture.
 
-    `maps` float32[P, 4, N] is what templates are held against, twice: the weight of a pixel times how much of it the
-    object covers, judged by its colour alone, and the weight. First what else is seen may hide the object, so its
+    `maps` float32[P, 2, 3, N] is what templates are held against, twice: the weight of a pixel times how much of it the
+    object covers, judged by its colour alone; the weight; and the first again. First what else is seen may hide the object, so its
     weight is 0; then the object hides it, so it counts as not covered. `light` float32[P, 5, N] judges textures,
     `middle` float32[P, 2] is the middle of what is seen, `touched` bool[P] says whether something else is beside it.
     """
@@ -124,9 +124,6 @@ class View:
 
 def views(pictures: Tensor, grounds: Tensor, away: Tensor, pieces: Pieces, taken: Tensor) -> View:
     """Return the views of `pieces`; `away` is from `colour_distances`, `taken` bool[B, S, S] belongs to some piece."""
-    side = pictures.shape[-1]
-    lines = pieces.mask.any(1).float(), pieces.mask.any(2).float()
-    middle = torch.stack([(line.argmax(1) + side - line.flip(1).argmax(1)).float() / 2 for line in lines], 1)
     left = pictures - grounds
     own, far = away[pieces.row, pieces.colour], left.square().sum(1).sqrt()[pieces.row]
     back = grounds[pieces.row]
@@ -137,32 +134,32 @@ def views(pictures: Tensor, grounds: Tensor, away: Tensor, pieces: Pieces, taken
     clear = (mixture | pieces.mask) & ~near
     mine = clear | pieces.mask
     cover = torch.where(clear, far / (far + own).clamp(min=1e-6), pieces.mask.float())
-    maps = torch.stack([cover * clear, clear, cover * mine, mine | other], 1).flatten(2)
+    first = torch.stack([cover * clear, clear, cover * clear], 1)
+    maps = torch.stack([first, torch.stack([cover * mine, mine | other, cover * mine], 1)], 1).flatten(3)
     lights = light(left[pieces.row].flatten(2), back.flatten(2), mine.flatten(1).float(), pieces.colour)
-    return View(maps, lights, middle, (near & pieces.mask).flatten(1).any(1))
+    return View(maps, lights, pieces.middle, (near & pieces.mask).flatten(1).any(1))
 
 
-def propose(view: View, rows: Tensor, behind: bool, reach: int, step: int, keep: int, side: int) -> Candidates:
-    """Return the best template of each of the `keep` best shapes of the pieces `rows`.
+def propose(maps: Tensor, middle: Tensor, rows: Tensor, reach: int, step: int, keep: int, side: int) -> Candidates:
+    """Return the best template of each of the `keep` best shapes of the objects `rows`.
 
-    Templates are moved by up to `reach` pixels each way, in steps of `step`. `behind`: others may hide the object.
+    `maps` [P, 3, N] are a, b and how much of a pixel is open to view, of which a template needs enough. The middle of
+    its bounding box is moved from `middle` [P, 2] by up to `reach` pixels each way, in steps of `step`.
     """
     templates = bank(side)
     width = templates.width
-    origin = (view.middle[rows] - width / 2).round().long() - reach
-    maps, inside = _cropped(
-        view.maps[rows][:, 0:2] if behind else view.maps[rows][:, 2:4], origin, width + 2 * reach, side
-    )
-    maps[:, 1] += _BEYOND * ~inside
+    origin = (middle[rows] - width / 2).round().long() - reach
+    crop, inside = _cropped(maps[rows].unflatten(2, (side, side)), origin, width + 2 * reach, side)
+    crop[:, 1] += _BEYOND * ~inside
     moves = range(0, 2 * reach + 1, step)
     shifts = [(dx, dy) for dy in moves for dx in moves]
     square, needed = templates.cover.square(), _SEEN * templates.cover.sum(0)
     cost = torch.full((len(rows), len(templates.shape)), torch.inf)
     shift = torch.zeros(len(rows), len(templates.shape), dtype=torch.int64)
     for k, (dx, dy) in enumerate(shifts):
-        moved = maps[..., dy : dy + width, dx : dx + width].flatten(2)
-        overlap = moved[:, 0] @ templates.cover
-        new = torch.addmm(overlap, moved[:, 1], square, beta=-2.0).masked_fill_(overlap < needed, torch.inf)
+        a, b, clear = crop[..., dy : dy + width, dx : dx + width].flatten(2).unbind(1)
+        new = torch.addmm(a @ templates.cover, b, square, beta=-2.0)
+        new.masked_fill_(clear @ templates.cover < needed, torch.inf)
         shift.masked_fill_(new < cost, k)
         cost = torch.minimum(cost, new)
     return _chosen(cost, torch.tensor(shifts)[shift], origin, rows, templates, keep, side)
@@ -184,6 +181,18 @@ def _chosen(
     return Candidates(
         rows.repeat_interleave(keep), templates.shape[chosen].flatten(), size, nothing, place, nothing.float()
     )
+
+
+def lit(found: Candidates, lights: Tensor, through: Tensor, soft: Tensor, side: int) -> Tensor:
+    """Return the maps [P, 3, N] that `propose` takes, of P objects as they are `found`, in order, judged by `lights`.
+
+    Their textures are taken where they are; a and b are in parts of what the object's colour is worth where it is most.
+    """
+    u, v = frame(found.place, torch.zeros(len(found.of), 2), side)
+    tone = tones(found.texture, u, v, found.place[:, 2:3] / soft[:, None])
+    a, b = lights[:, 0] + tone * lights[:, 1], lights[:, 2] + tone * (lights[:, 3] + tone * lights[:, 4])
+    most = b.amax(1, keepdim=True).clamp(min=1e-6)
+    return torch.stack([a / most, b / most, through], 1)
 
 
 def polish(

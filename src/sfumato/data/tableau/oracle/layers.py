@@ -53,6 +53,14 @@ class Layers:
         tints[self.row, self.slot] = tint
         return Drawn(grounds.flatten(2), dense, tints)
 
+    def explained(self, pictures: Tensor, drawn: Drawn) -> Tensor:
+        """Return float32[P], the share of the squared difference without each object that goes away with it."""
+        left, _, through = drawn.left(pictures, self)
+        seen = through * drawn.cover[self.row, self.slot]
+        after = (pictures.flatten(2) - drawn.picture).square().sum(1)[self.row]
+        before = (seen * left.square().sum(1)).sum(1).clamp(min=1e-6)
+        return torch.where(seen.sum(1) > 0, (1 - (seen * after).sum(1) / before).clamp(0, 1), 0.0)
+
 
 class Drawn:
     """Objects over grounds: `cover` float32[B, M, N] and `tint` [B, M, 3, N] by slot, and the `picture` [B, 3, N]."""

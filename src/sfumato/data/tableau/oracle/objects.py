@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .fit import Candidates, View, polish, propose, together, views
+from .fit import Candidates, View, lit, polish, propose, together, views
 from .ground import Ground
 from .layers import Layers, settle, softness
 from .pieces import Pieces, colour_distances, cut, widened
 
 _EACH = 3  # shapes that a piece is refined as
 _SOFT = 1.3  # the width of edges before it is known
+_SURE, _AGAIN = 0.95, 6  # what an object has to explain, or so many more shapes are tried
 _NEARLY = 0.8  # of what the best candidate explains, what another must explain to be looked at further
 _WHOLE = 0.6  # of what a piece explains by itself, what a union has to explain of it
 _OWN = 0.012  # of the picture: what an object must show; the smallest one's visible part covers 0.02
@@ -65,9 +66,28 @@ def objects(pictures: Tensor, ground: Ground) -> tuple[Ground, Layers, Candidate
     slot = torch.arange(len(row)) - torch.searchsorted(row, row)
     layers = Layers(row, slot, whole.pieces.colour, found.best())
     soft = softness(pictures, back, layers)
-    for keep in (2 * _EACH, 2):
-        layers, found = settle(pictures, back, layers, found.best(keep, _NEARLY), soft, (1.3, 1.0))
+    layers, found = settle(pictures, back, layers, found.best(2 * _EACH, _NEARLY), soft, (1.3, 1.0))
+    layers, found = _reconsidered(pictures, back, layers, found, soft, whole.pieces.middle)
+    layers, found = settle(pictures, back, layers, found.best(2, _NEARLY), soft, (1.3, 1.0))
     return ground, layers, found
+
+
+def _reconsidered(
+    pictures: Tensor, back: Tensor, layers: Layers, found: Candidates, soft: Tensor, middle: Tensor
+) -> tuple[Layers, Candidates]:
+    """Return the same, where objects that explain too little are held against every template once more.
+
+    Now the others are known, and so are their textures.
+    """
+    side = pictures.shape[-1]
+    drawn = layers.drawn(back, soft)
+    rows = (layers.explained(pictures, drawn) < _SURE).nonzero()[:, 0]
+    if not len(rows):
+        return layers, found
+    lights, through = drawn.light(pictures, layers), drawn.left(pictures, layers)[2]
+    again = propose(lit(layers.found, lights, through, soft, side), middle, rows, 3, 1, _AGAIN, side)
+    again = together([found, polish(again, lights, soft, (1.5, 1.0, 1.0), side)])
+    return layers.read_as(again.best()), again
 
 
 def _candidates(view: View, side: int) -> Candidates:
@@ -76,9 +96,11 @@ def _candidates(view: View, side: int) -> Candidates:
     tries = [(free, True, 1, 1), (touched, True, 4, 2), (touched, False, 1, 1)]
     parts: list[Candidates] = []
     for rows, behind, reach, step in tries:
-        proposed = propose(view, rows, behind, reach, step, _EACH, side)
-        maps = view.maps[:, 0:2] if behind else view.maps[:, 2:4]
-        parts.append(polish(proposed, view.light, torch.full((len(view.maps),), _SOFT), (1.5, 1.0, 1.0), side, maps))
+        maps = view.maps[:, 0 if behind else 1]
+        proposed = propose(maps, view.middle, rows, reach, step, _EACH, side)
+        parts.append(
+            polish(proposed, view.light, torch.full((len(view.maps),), _SOFT), (1.5, 1.0, 1.0), side, maps[:, :2])
+        )
     return together(parts)
 
 

@@ -26,6 +26,13 @@ class Pieces:
     def __getitem__(self, index: Tensor) -> Pieces:
         return Pieces(self.row[index], self.colour[index], self.mask[index])
 
+    @property
+    def middle(self) -> Tensor:
+        """float32[P, 2], the middle of each piece's bounding box, in pixels."""
+        lines = self.mask.any(1).float(), self.mask.any(2).float()
+        side = self.mask.shape[1]
+        return torch.stack([(line.argmax(1) + side - line.flip(1).argmax(1)).float() / 2 for line in lines], 1)
+
     def taken(self, batch: int) -> Tensor:
         """Return bool[batch, S, S]: what belongs to some piece."""
         out = torch.zeros((batch, *self.mask.shape[1:]), dtype=torch.int64)

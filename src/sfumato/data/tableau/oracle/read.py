@@ -13,7 +13,7 @@ from ....core import InputError
 from .. import shapes
 from ..scene import MAX_OBJECTS, Scenes, cat
 from .ground import Ground, read_ground
-from .layers import Drawn, Layers, settle, softness
+from .layers import Layers, settle, softness
 from .objects import objects
 
 _CHUNK = 32  # pictures at a time: what they need stays in the caches
@@ -79,7 +79,7 @@ def _read(pictures: Tensor) -> Reading:
         layers, found = settle(pictures, back, layers, found.best(2), softness(pictures, back, layers), (1.0, 1.0))
     drawn = layers.drawn(back)
     for _ in range(2):  # what is no object goes, the least real first
-        sure = _explained(pictures, layers, drawn)
+        sure = layers.explained(pictures, drawn)
         least = torch.ones(len(pictures)).scatter_reduce(0, layers.row, sure, "amin")
         real = (sure > _REAL) | (sure > least[layers.row])
         if bool(real.all()):
@@ -90,18 +90,9 @@ def _read(pictures: Tensor) -> Reading:
     residual = off.square().flatten(1).mean(1)
     cell = max(1, side // 8)
     worst = F.avg_pool2d(off, cell, max(1, cell // 2)).square().mean(1).flatten(1).amax(1)
-    scenes, confidence = _assembled(len(pictures), side, ground, layers, _explained(pictures, layers, drawn))
+    scenes, confidence = _assembled(len(pictures), side, ground, layers, layers.explained(pictures, drawn))
     valid = (residual <= _RESIDUAL) & (worst <= _WORST) & (scenes.count > 0)
     return Reading(scenes, residual, worst, valid, confidence)
-
-
-def _explained(pictures: Tensor, layers: Layers, drawn: Drawn) -> Tensor:
-    """Return float32[P], the share of the squared difference without each object that goes away with it."""
-    left, _, through = drawn.left(pictures, layers)
-    seen = through * drawn.cover[layers.row, layers.slot]
-    after = (pictures.flatten(2) - drawn.picture).square().sum(1)[layers.row]
-    before = (seen * left.square().sum(1)).sum(1).clamp(min=1e-6)
-    return torch.where(seen.sum(1) > 0, (1 - (seen * after).sum(1) / before).clamp(0, 1), 0.0)
 
 
 def _assembled(batch: int, side: int, ground: Ground, layers: Layers, sure: Tensor) -> tuple[Scenes, Tensor]:
