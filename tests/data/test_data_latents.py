@@ -1,5 +1,8 @@
 """Latents on the disk are those of the codec, go on after an interruption, and refuse what something else made."""
 
+import pickle
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -121,3 +124,12 @@ def test_the_crops_of_a_row_are_drawn_once(tmp_path, coder):
 def test_a_row_that_is_not_there(tmp_path, coder):
     with pytest.raises(sf.InputError, match="row 23 of 23"):
         latents(tmp_path, coder).write().batch([23], Noise([0]))
+
+
+def test_workers_are_handed_the_settings_alone(tmp_path, coder):
+    found = latents(tmp_path, coder).write()
+    found.batch([0], Noise([0]))
+    assert set(found.__getstate__()) == {f.name for f in fields(found)}
+    again = pickle.loads(pickle.dumps(found))
+    assert "_shards" not in vars(again)
+    assert again.batch([3, 9], Noise([1, 2])).x0.equal(found.batch([3, 9], Noise([1, 2])).x0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,10 @@ class Latents(Dataset):
     def __post_init__(self) -> None:
         if self.shard < 1:
             raise InputError(f"Latents.shard={self.shard} must be at least 1")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings alone: a loader's worker maps the shards itself, and needs no codec."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def codec(self) -> Codec:  # pyright: ignore[reportIncompatibleMethodOverride]
