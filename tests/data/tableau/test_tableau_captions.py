@@ -17,7 +17,18 @@ from sfumato.data.tableau.captions import (
     Wrong,
     spoil,
 )
-from sfumato.data.tableau.claims import ATTRIBUTES, Claims, GroundClaim, Mention, describe, facts, holds, matches, true
+from sfumato.data.tableau.claims import (
+    ATTRIBUTES,
+    Claims,
+    Facts,
+    GroundClaim,
+    Mention,
+    describe,
+    facts,
+    holds,
+    matches,
+    true,
+)
 from sfumato.data.tableau.parsing import parse
 from sfumato.data.tableau.relations import RELATIONS, SLACK
 from sfumato.data.tableau.sampling import sample_scenes
@@ -75,6 +86,22 @@ def test_a_wrong_caption_differs_from_the_truth_in_the_one_thing_that_it_names(s
             assert sum(a != b for a, b in pairs) <= 1
         assert [name for name, yes in changed.items() if yes] == [kind], i
     assert kinds == {*ATTRIBUTES, "relation", "count", "ground"}
+
+
+def test_a_wrong_relation_is_not_one_that_nearly_holds():
+    red, blue = (
+        {"shape": s, "colour": c, "size": "small", "texture": "plain"} for s, c in (("ring", "red"), ("star", "blue"))
+    )
+    held = frozenset({("left of", 0, 1), ("right of", 1, 0)})
+    near = held | {("right of", 0, 1), ("left of", 1, 0)}
+    known = Facts(objects=(red, blue), relations=held, near=near, ground=GroundClaim(kind="plain", colours=("grey",)))
+    kinds = set()
+    for draws in _draws(300):
+        caption = Wrong().compose(known, draws)
+        assert not true(caption.claims, replace(known, relations=near))
+        kinds.add(caption.wrong)
+    assert "relation" not in kinds
+    assert {"shape", "colour", "ground"} <= kinds
 
 
 def test_partial_captions_keep_the_part_that_they_say(scenes):
@@ -171,6 +198,13 @@ def test_claims_hold_exactly_when_some_choice_of_different_objects_fits():
     assert not says("two circles")  # there are three
     assert says("three circles")
     assert not says("two blue circles")
+    assert not says("two red circles right of a blue circle")
+    between = facts(
+        scene([red | {"x": 0.2, "y": 0.5}, red | {"x": 0.8, "y": 0.5}, red | {"colour": "blue", "x": 0.5, "y": 0.5}])
+    )
+    assert not true(parse("two red circles left of a blue circle"), between[0])  # only one of them is
+    assert not true(parse("a blue circle right of two red circles"), between[0])
+    assert true(parse("a red circle left of a blue circle"), between[0])
     assert says("a red circle left of a red circle")
     assert says("a small red circle left of a large red circle")
     assert not says("a large red circle left of a small red circle")

@@ -1,11 +1,14 @@
 """Edits change what their instruction says and nothing else."""
 
+import math
+
 import pytest
 import torch
 
 import sfumato as sf
 from sfumato import data
 from sfumato.conditioning import Words
+from sfumato.data.tableau import shapes
 from sfumato.data.tableau.paint import paint
 from sfumato.data.tableau.pairs import INSTRUCTION_WORDS, KINDS, TableauEdits, edit
 from sfumato.data.tableau.sampling import Law, lawful, sample_scenes
@@ -52,6 +55,12 @@ def test_all_but_what_is_named_stays(made):
         }[kind]
         assert changed
         assert changed <= allowed
+        if kind == "shape":  # the same turn, as far as the new shape shows it
+            order = shapes.SYMMETRY[int(new["shape"][0, j])]
+            period = 2 * math.pi / order if order else 1.0
+            assert 0 <= new["turn"][0, j] < period + 1e-6
+            turns = float(old["turn"][0, j] - new["turn"][0, j]) / period
+            assert not order or abs(turns - round(turns)) < 1e-4
         if kind != "ground":
             others = [i for i in range(4) if i != j]
             assert all(torch.equal(new[a][0, others], old[a][0, others]) for a in PER_OBJECT)
