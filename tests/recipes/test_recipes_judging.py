@@ -11,8 +11,13 @@ from sfumato.conditioning import Words
 from sfumato.core import register
 from sfumato.data import Captions, Worded
 from sfumato.data.dataset import InMemory
-from sfumato.nets import ContrastConfig, WordEncoderConfig
+from sfumato.data.tableau import EVALUATION, Tableau
+from sfumato.data.tableau import WORDS as WORLD
+from sfumato.data.tableau.contrasted import Contrasted
+from sfumato.measure import Judge
+from sfumato.nets import Contrast, ContrastConfig, WordEncoderConfig
 from sfumato.recipes import JudgeRecipe, judge_of_run, override, recipe_of, train
+from sfumato.recipes.judging import told_apart
 from sfumato.train import Run, TrainConfig
 
 NAMES = ("red", "green", "blue", "black")
@@ -66,3 +71,35 @@ def test_fields_can_be_set_and_what_does_not_fit_is_refused():
     assert override(recipe(), ["--train.steps", "5"]).train.steps == 5
     with pytest.raises(InputError, match=r"give --net\.text these"):
         replace(recipe(), data=Worded(data=FourColours(), words=replace(WORDS, length=3)))
+
+
+def test_what_a_judge_tells_apart_is_measured_on_other_scenes():
+    """One that looks at nothing is at chance; one that knows each caption of the evaluation by heart is perfect."""
+    data = Contrasted(data=Tableau(size=200, side=16))
+    words = Words(vocabulary=WORLD, length=64)
+    text = WordEncoderConfig(words=words.count, length=64, width=8, layers=1, heads=2)
+    config = ContrastConfig(text=text, size=16, widths=(8, 16), layers=1, heads=2, features=200)
+    world = replace(data.data, seed=EVALUATION)
+    known = {tuple(row): i for i, row in enumerate(words.tokens([c.text for c in world.captions(range(200))]).tolist())}
+
+    class Knowing(Contrast):
+        seen = 0
+
+        def picture(self, x):
+            rows = torch.arange(self.seen, self.seen + len(x)) % 200
+            self.seen += len(x)
+            return torch.eye(200)[rows]
+
+        def words(self, tokens):
+            return torch.stack(
+                [torch.eye(200)[known[r]] if (r := tuple(t)) in known else torch.zeros(200) for t in tokens.tolist()]
+            )
+
+    found = {f.name: f.value for f in told_apart(Judge(net=Knowing(config), words=words), data, 200)}
+    assert found["own_before_wrong"] > 0.99
+    assert found["text_recall_at_1"] == found["text_recall_at_1_besides"] == 1.0
+    torch.manual_seed(0)
+    blind = {f.name: f.value for f in told_apart(Judge(net=config.build(), words=words), data, 200)}
+    assert blind["text_recall_at_1"] < 0.1
+    with pytest.raises(InputError, match="trained on"):
+        told_apart(Judge(net=config.build(), words=words), data, 200, seed=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ import torch
 
 from ..core import X0, InputError, Preconditioned, Rectified, register
 from ..data import Worded
-from ..measure.judge import Judge
+from ..data.tableau import EVALUATION, paint
+from ..data.tableau.contrasted import Contrasted
+from ..measure import Figure, alignment
+from ..measure.judge import Judge, retrieval
 from ..nets import ContrastConfig
 from ..objectives import Contrasting
 from ..train import Result, Run, TrainConfig, Trainer
@@ -46,6 +49,32 @@ class JudgeRecipe(Training):
         model = Preconditioned(net, Rectified(), X0())
         trainer: Trainer[Any] = Trainer(model, self.objective, self.data, self.train, run, quiet=quiet)
         return trainer, trainer.train()
+
+
+def told_apart(judge: Judge, data: Contrasted, n: int, seed: int = EVALUATION) -> list[Figure]:
+    """Return how well a judge finds what belongs together among `n` rows of `data` under another seed.
+
+    The share of pictures that fit their own caption better than the wrong one beside it (chance: one half), then the
+    recalls of `retrieval` in batches of 100, and those among as many wrong captions besides. Raises `InputError` for
+    the seed that the judge was trained on.
+    """
+    if seed == data.data.seed:
+        raise InputError(f"seed={seed} is what the judge was trained on: give another")
+    world = replace(data.data, seed=seed, size=n, dequantise=0.0)
+    x = paint(world.scenes(range(n)), world.side)
+    captions, wrong = [c.text for c in world.captions(range(n))], Contrasted(data=world).wrong(range(n))
+    right = judge.cosines(x, captions) > judge.cosines(x, wrong)
+    own = replace(alignment(right), name="own_before_wrong", network=judge.id)
+    besides = [replace(f, name=f"{f.name}_besides") for f in retrieval(judge, x, captions, wrong)]
+    return [own, *retrieval(judge, x, captions), *besides]
+
+
+def contrasted(recipe: JudgeRecipe) -> Contrasted:
+    """Return the data of a recipe; raise `InputError` for data of which no wrong captions are known."""
+    data = recipe.data.data
+    if not isinstance(data, Contrasted):
+        raise InputError(f"{type(data).__name__} knows no wrong captions: a judge is measured on `Contrasted` data")
+    return data
 
 
 def judge_of_run(path: str | Path) -> Judge:
