@@ -92,6 +92,7 @@ def model(tmp_path_factory):
         ("evaluate MODEL", 2, "give --data"),
         ("evaluate MODEL --data datasaurus", 2, "evaluate it against the data that it was trained on"),
         ("evaluate MODEL --data digits --against MODEL/sfumato.json", 2, "does not hold figures"),
+        ("evaluate MODEL --data digits --judge MODEL", 2, "--judge is for models that follow captions"),
         ("inspect nowhere", 2, "there is no nowhere"),
         ("reproduce dppm", 2, "'ddpm'"),
         ("bench nothing", 2, "there is no benchmark 'nothing'"),

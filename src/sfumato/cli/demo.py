@@ -6,8 +6,8 @@ from argparse import ArgumentParser, Namespace
 
 DESCRIPTION = (
     "Train a class-conditional diffusion model on 1437 scans of handwritten digits, draw samples with guidance, "
-    "measure them beside a perfect and a trivial model, and write a page with the pictures and figures. Second act: five "
-    "prompts to the text-to-image model that comes with the package, read back by its oracle, where there is one."
+    "measure them beside a perfect and a trivial model, and write a page with the pictures and figures. Second act: "
+    "five prompts to the text-to-image model that comes with the package, read back by its oracle, where there is one."
 )
 EPILOG = "example: sfumato demo --seed 1"
 
