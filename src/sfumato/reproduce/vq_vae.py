@@ -28,10 +28,10 @@ from .training import fit_codec
 SEED = 0
 SIDE, CODES, FACTOR = 32, 128, 4
 CODEC = VQModelConfig(
-    widths=(64,), layers=1, patch=FACTOR, groups=0, middle=False, latent=16, code=16, codes=CODES, tokens=True
+    widths=(48,), layers=1, patch=FACTOR, groups=0, middle=False, latent=16, code=16, codes=CODES, tokens=True
 )
 TRAIN = TrainConfig(
-    steps=2000,
+    steps=1000,
     batch_size=8,
     lr=1.5e-3,
     rate=Cosine(warmup=100, end=0.02),
@@ -173,7 +173,7 @@ SYSTEM = System(
     entry=CATALOGUE["vq-vae"],
     claims=CLAIMS,
     protocol=(
-        f"The tableau world at {SIDE} pixels, {CODES} codes on 1/{FACTOR} of the size; 2000 steps of 8, mean squared "
+        f"The tableau world at {SIDE} pixels, {CODES} codes on 1/{FACTOR} of the size; 1000 steps of 8, mean squared "
         "error, beta 0.25, moving averages of 0.99; 256 pictures of another seed."
     ),
     seed=SEED,
