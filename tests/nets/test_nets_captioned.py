@@ -166,3 +166,9 @@ def test_what_is_refused(make, says):
 def test_written_and_read_back():
     config = CaptionedConfig(text=TEXT, net=INNER)
     assert from_config(to_config(config)) == config
+
+
+def test_it_compiles_whole():
+    net, (x, c) = build(CaptionedConfig(text=TEXT, net=INNER)), inputs()
+    whole = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(x, c, tokens=TOKENS), net(x, c, tokens=TOKENS), rtol=1e-4, atol=1e-5)
