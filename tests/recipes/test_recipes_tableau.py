@@ -1,12 +1,19 @@
 """The recipes of the tableau world: their parts fit each other and the package, and a small run is a model."""
 
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import sfumato as sf
+from sfumato import assets
 from sfumato.cli.train import RECIPES as LISTED
-from sfumato.codecs import AutoencoderKLConfig, save_codec
+from sfumato.codecs import AutoencoderKLConfig, load_codec, save_codec
 from sfumato.data.tableau import AltText, Tableau
+from sfumato.measure import load_judge
 from sfumato.pipeline.folder import empty
 from sfumato.recipes import RECIPES, override, train
 from sfumato.recipes.tableau import PROMPTS
@@ -67,3 +74,38 @@ def test_without_a_codec_the_remedy_is_named(tmp_path):
     recipe = override(RECIPES["tableau"](), ["--data.data.data.coder", str(tmp_path / "none")])
     with pytest.raises(sf.InputError, match="give a folder that `save_codec` wrote"):
         train(recipe, quiet=True)
+
+
+def test_a_run_and_its_judge_become_a_model_of_the_package(run, tmp_path, monkeypatch, capsys):
+    small = "--net.text.layers 1 --net.widths 8,8,8 --net.layers 1 --net.heads 2 --train.steps 1 --train.batch_size 2"
+    judge = override(RECIPES["tableau-clip"](), [*small.split(), "--data.data.data.size", "8"])
+    folder = Run.create(tmp_path, "judge", sf.to_config(judge))
+    train(judge, folder, quiet=True)
+    figures = tmp_path / "figures.json"
+    figures.write_text(json.dumps({"model": [{"name": "one_object", "settings": "", "value": 0.25, "n": 8}]}))
+    spec = importlib.util.spec_from_file_location("ship", Path(__file__).parents[2] / "tools" / "ship.py")
+    ship = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ship)
+    (tmp_path / "assets").mkdir()
+    monkeypatch.setattr(assets, "HOME", tmp_path / "assets")
+    monkeypatch.chdir(tmp_path / "assets")
+    words = ["ship", str(run.path), str(folder.path), "--figures", str(figures), "--name", "small"]
+    monkeypatch.setattr(sys, "argv", words)
+    ship.main()
+    assert "bytes in 7 files" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    pipe, own = sf.load("small"), sf.load(run.path)
+    assert {p.dtype for p in pipe.denoiser.parameters()} == {torch.float32}
+    for name, value in pipe.denoiser.net.state_dict().items():
+        torch.testing.assert_close(value, own.denoiser.net.state_dict()[name], rtol=1e-3, atol=1e-3)
+    home = assets.shipped("small")
+    assert load_judge(home).words == judge.data.words
+    assert load_codec(home, torch.float32).state_dict().keys() == pipe.codec.state_dict().keys()
+    assert "| one_object  | 0.25 | 8 |" in (home / "card.md").read_text()
+    with pytest.raises(SystemExit, match="remove it first"):
+        ship.main()
+    monkeypatch.setattr(sys, "argv", [*words[:-1], "other"])
+    monkeypatch.setattr(ship, "MOST", 1000)
+    with pytest.raises(SystemExit, match="at most 1,000"):
+        ship.main()
+    assert assets.names() == ["small"]
