@@ -69,7 +69,8 @@ def _turns(order: int) -> list[float]:
 def draw(shape: Tensor, place: Tensor, origin: Tensor, width: int, soft: float | Tensor = 1.0) -> Tensor:
     """Return the coverage float32[K, width^2] of shapes int64[K] at `place` float32[K, 4]: x, y, radius, turn.
 
-    Places are in pixels; pixel (0, 0) of a window begins at `origin` [K, 2]. Edges are `soft` pixels wide, one width or one for each, [K, 1].
+    Places are in pixels; pixel (0, 0) of a window begins at `origin` [K, 2]. Edges are `soft` pixels
+    wide, one width or one for each, [K, 1].
     """
     return covered(shape, place, *frame(place, origin, width), soft)
 

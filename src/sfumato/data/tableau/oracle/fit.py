@@ -110,10 +110,11 @@ def light(left: Tensor, behind: Tensor, through: Tensor, colour: Tensor) -> Tens
 class View:
     """What is seen of P pieces, pixel by pixel of the whole picture.
 
-    `maps` float32[P, 2, 3, N] is what templates are held against, twice: the weight of a pixel times how much of it the
-    object covers, judged by its colour alone; the weight; and the first again. First what else is seen may hide the object, so its
-    weight is 0; then the object hides it, so it counts as not covered. `light` float32[P, 5, N] judges textures,
-    `middle` float32[P, 2] is the middle of what is seen, `touched` bool[P] says whether something else is beside it.
+    `maps` float32[P, 2, 3, N] is what templates are held against, twice: the weight of a pixel times how much of it
+    the object covers, judged by its colour alone; the weight; and the first again. First what else is seen may hide
+    the object, so its weight is 0; then the object hides it, so it counts as not covered. `light` float32[P, 5, N]
+    judges textures, `middle` float32[P, 2] is the middle of what is seen, `touched` bool[P] says whether something
+    else is beside it.
     """
 
     maps: Tensor

@@ -75,9 +75,9 @@ def objects(pictures: Tensor, ground: Ground) -> tuple[Ground, Layers, Candidate
 def _reconsidered(
     pictures: Tensor, back: Tensor, layers: Layers, found: Candidates, soft: Tensor, middle: Tensor
 ) -> tuple[Layers, Candidates]:
-    """Return the same, where objects that explain too little are held against every template once more.
+    """Return the same, with objects that explain too little held against every template once more.
 
-    Now the others are known, and so are their textures.
+    Now all others are known, and how soft edges are.
     """
     side = pictures.shape[-1]
     drawn = layers.drawn(back, soft)
