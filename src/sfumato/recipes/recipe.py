@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,7 +14,17 @@ import torch
 from torch import nn
 
 from ..conditioning import Classes
-from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, register
+from ..core import (
+    CheckpointError,
+    InputError,
+    Preconditioned,
+    Prediction,
+    Scaling,
+    Schedule,
+    device_of,
+    from_config,
+    register,
+)
 from ..data import Dataset
 from ..objectives import Objective
 from ..pipeline import Defaults, Modality, Pipeline
@@ -97,7 +108,8 @@ class Recipe(Training):
         asked = list(prompts) if len(pipeline.shape) > 1 else None
 
         def samples(current: Preconditioned, path: Path) -> None:
-            replace(pipeline, denoiser=current)(asked, n=n).grid().save(path)
+            shown = replace(pipeline, denoiser=current, codec=copy.deepcopy(pipeline.codec))  # the data keeps its own
+            shown.to(device_of(current))(asked, n=n).grid().save(path)
 
         drawn = None if run is None else samples
         trainer = Trainer(denoiser, self.objective, self.data, self.train, run, samples=drawn, quiet=quiet)
