@@ -1,4 +1,4 @@
-"""The oracle against the scenes that pictures were painted of: a part of its gates, and all of them where slow is run."""
+"""The oracle against the scenes that pictures were painted of: a part of its gates, and all of them where slow runs."""
 
 from dataclasses import replace
 
