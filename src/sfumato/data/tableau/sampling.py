@@ -15,6 +15,7 @@ from .scene import COLOURS, GROUND_COLOURS, MAX_OBJECTS, RADII, SHAPES, Scenes, 
 
 _TRIES = 6  # places proposed for an object, of which the first that fits is taken
 _ROUNDS = (1, 2, 4, 8, 16)  # layouts proposed at once to a scene without one, which in the end is laid out in quarters
+_EDGE = 0.06  # radians from the ends of a gradient's angles, where half a turn with the colours swapped is as near
 _GAP = 0.05  # of the side between objects of one colour: more than a pixel of ground at 32 pixels, or they read as one
 _IN_FRAME, _SEEN = 0.92, 0.65  # of an object; the promise is 0.90 and 0.60, and 128 points count within 0.03
 
@@ -90,7 +91,7 @@ def sample_scenes(seeds: Noise | list[int] | range, law: Law | None = None) -> S
         turn=turn * present,
         ground=ground,
         ground_colour=torch.stack([first, torch.where(ground == 1, other, first)], 1),
-        ground_angle=torch.where(ground == 1, math.pi * drawn[:, 4, 0], 0).float(),
+        ground_angle=torch.where(ground == 1, _EDGE + (math.pi - 2 * _EDGE) * drawn[:, 4, 0], 0).float(),
         ground_seed=torch.where(ground == 2, (drawn[:, 4, 1] * 2**31).long(), 0),
     )
 
