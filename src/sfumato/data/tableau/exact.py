@@ -1,7 +1,7 @@
 """A part of the world that is small enough to list, and its exact conditional denoiser: the teacher without error.
 
-Whatever is measured with a trained model (samplers, guidance, editing, inversion, distillation) can be measured here on a
-denoiser that is right to rounding. It has no attention and lacks a network's smoothness: its figures are points of
+Whatever is measured with a trained model (samplers, guidance, editing, inversion, distillation) can be measured here on
+a denoiser that is right to rounding. It has no attention and lacks a network's smoothness: its figures are points of
 reference, not promises.
 """
 
@@ -61,7 +61,7 @@ class SubWorld:
     @classmethod
     def pairs(cls, **settings: Any) -> SubWorld:
         """Return the sub-world of two small objects of three shapes and colours on 3 x 3 places and two grounds."""
-        few = {
+        few: dict[str, Any] = {
             "objects": 2,
             "shapes": ("circle", "square", "triangle"),
             "colours": ("red", "green", "blue"),
@@ -83,7 +83,7 @@ class SubWorld:
 
     @cached_property
     def _table(self) -> Tensor:
-        """int64[n, objects, 5]: of each object shape, colour, size, place, and the ground, as numbers of their lists."""
+        """int64[n, objects, 5]: of each object shape, colour, size, place, and the ground, as places in their lists."""
         counts = [len(self.shapes), len(self.colours), len(self.sizes), self.places**2, len(self.grounds)]
         one = torch.cartesian_prod(*(torch.arange(k) for k in counts)).view(-1, len(counts))
         if self.objects == 1:
@@ -164,7 +164,10 @@ class SubWorld:
         return (self.points[index] + self.grain * noise.normal((n, *self.shape), "grain").double()).to(dtype)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the nearest scene of each picture [B, 3, S, S], int64[B], and the mean squared distance, float64[B]."""
+        """Return the nearest scene of each picture [B, 3, S, S], int64[B], and how far it is.
+
+        int64[B], and the mean squared distance, float64[B].
+        """
         flat, points = x.double().flatten(1), self.points.flatten(1)
         square = flat.square().sum(1, keepdim=True) - 2 * flat @ points.T + points.square().sum(1)
         least, index = square.min(1)

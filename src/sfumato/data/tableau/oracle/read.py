@@ -63,7 +63,6 @@ def read(pictures: Tensor) -> Reading:
         raise InputError("pictures have values that are not finite: read those of [-1, 1]")
     if not len(pictures):
         raise InputError("no pictures to read: give at least one")
-    size = 32
     parts = [_read(part) for part in pictures.float().cpu().split(_CHUNK)]
     joined = [torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Reading)[1:]]
     return Reading(cat([p.scenes for p in parts]), *joined)
