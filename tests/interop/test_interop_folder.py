@@ -175,6 +175,15 @@ def test_flows_on_their_own_grid_and_others(family, solver, tmp_path):
     assert distance(pipe("a red cat", solver=solver, **asked), expected) < 0.1
 
 
+def test_sd3_without_t5_reads_zeros_as_wide_as_its_network_does(tmp_path):
+    theirs = tiny_folders.sd3(text_encoder_3=None, tokenizer_3=None)
+    pipe = saved(theirs, tmp_path)
+    x = tiny_folders.start((1, *pipe.shape))
+    told = {"guidance_scale": 4.0, "output_type": "pt", "negative_prompt": "ugly", "height": 16, "width": 16}
+    expected = theirs("a red cat", num_inference_steps=5, latents=x.clone(), **told).images
+    assert distance(pipe("a red cat", n=1, steps=5, negative="ugly", guidance=4.0, start=x), expected) < 0.1
+
+
 def unrounded(name):
     """Return a scheduler of theirs that tells the network 1000 sigma, where theirs cuts it to a whole number."""
 

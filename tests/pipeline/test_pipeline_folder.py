@@ -11,7 +11,8 @@ import torch
 from pipeline_toys import make, make_cloud, stirred
 
 import sfumato as sf
-from sfumato.nets import DiTConfig
+from sfumato.codecs import AutoencoderKLConfig
+from sfumato.nets import DiTConfig, UNetConfig
 from sfumato.pipeline import Defaults
 from sfumato.solvers import DDIM, Heun
 
@@ -87,6 +88,24 @@ def test_weights_that_their_configuration_does_not_make_are_not_written(pipe, tm
     with pytest.raises(sf.InputError, match="not those that its `config` builds"):
         pipe.save(tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_codec_of_two_dtypes_comes_back_and_a_network_of_two_is_not_written(tmp_path):
+    net = UNetConfig(
+        in_channels=4, out_channels=4, channels=8, multipliers=(1,), layers=1, attention=(), head_width=None, groups=2
+    )
+    codec = AutoencoderKLConfig(widths=(8, 8), layers=1, latent=4, groups=2).build().eval()
+    codec.decoder.half()
+    pipe = sf.Pipeline(denoiser=sf.Preconditioned(net.build(), sf.VPCosine(), sf.V()), shape=(4, 4, 4), codec=codec)
+    again = sf.load(pipe.save(tmp_path / "m")).codec.state_dict()
+    assert {name: t.dtype for name, t in again.items()} == {name: t.dtype for name, t in codec.state_dict().items()}
+    assert all(torch.equal(again[name], t) for name, t in codec.state_dict().items())
+    next(pipe.denoiser.net.children()).bfloat16()
+    with pytest.raises(
+        sf.InputError, match=r"torch\.bfloat16 and torch\.float32: bring them to one, pipe\.to\(dtype\)"
+    ):
+        pipe.save(tmp_path / "n")
+    assert not (tmp_path / "n").exists()
 
 
 @pytest.fixture

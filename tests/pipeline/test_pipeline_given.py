@@ -168,6 +168,9 @@ def test_pictures_as_tensors_must_fit_and_as_pictures_are_resized():
     for bad in (torch.zeros(3, 4, 4), torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8)):
         with pytest.raises(sf.InputError, match="must be"):
             pixels_of(bad, (8, 8), 3)
+    for bad in (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.full((3, 8, 8), torch.nan)):
+        with pytest.raises(sf.InputError, match="finite numbers from -1 to 1"):
+            pixels_of(bad, (8, 8), 3)
     with pytest.raises(sf.InputError, match="PIL image, a file or a tensor"):
         pixels_of(3, (8, 8), 3)
     with pytest.raises(sf.InputError, match="nowhere"):

@@ -86,6 +86,9 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     """
     net = pipeline.denoiser.net
     config = pipeline.config()
+    dtypes = sorted({str(p.dtype) for p in net.parameters()})
+    if len(dtypes) > 1:
+        raise InputError(f"the network's weights are of {' and '.join(dtypes)}: bring them to one, pipe.to(dtype)")
     dtype = next((p.dtype for p in net.parameters()), torch.float32)
     name = {v: k for k, v in _DTYPES.items()}.get(dtype)
     if name is None:
@@ -225,12 +228,16 @@ def _codec(data: Any, folder: Path) -> Codec:
         return config.build()
     path = folder / CODEC
     known = check_header(path)[0]
-    dtype = next((spec.dtype for spec in known.values() if spec.dtype.is_floating_point), torch.float32)
     with at_most(len(known)):
-        codec = empty(config, dtype)
+        codec = empty(config)
     if not isinstance(codec, Codec):
         raise InputError(f"kind {data.get('kind')!r:.60} is not a codec")
-    codec.load_state_dict(read_weights(path, specs(codec.state_dict())), assign=True)
+    stored = {name: spec.dtype for name, spec in known.items() if spec.dtype in _DTYPES.values()}
+    expect = {
+        name: spec._replace(dtype=stored.get(name, spec.dtype)) if spec.dtype.is_floating_point else spec
+        for name, spec in specs(codec.state_dict()).items()
+    }
+    codec.load_state_dict(read_weights(path, expect), assign=True)
     return codec.eval()
 
 

@@ -237,6 +237,8 @@ def pixels_of(picture: Any, side: tuple[int, int], channels: int) -> Tensor:
             raise InputError(
                 f"a picture as a tensor must be [1, {channels}, {side[0]}, {side[1]}], got {list(value.shape)}"
             )
+        if not picture.is_floating_point() or not bool(value.isfinite().all()):
+            raise InputError(f"a picture as a tensor must hold finite numbers from -1 to 1, got {picture.dtype} values")
         return value
     image = opened(Path(picture)) if isinstance(picture, (str, Path)) else picture
     if not hasattr(image, "convert"):

@@ -45,6 +45,7 @@ from ..solvers import (
     UniP,
     UniPC,
 )
+from .request import checked
 
 Grid = Callable[[Schedule, int], Tensor]
 T = TypeVar("T")
@@ -138,14 +139,29 @@ def by_name(what: str, name: str, table: Mapping[str, T]) -> T:
     return found
 
 
+def solver_of(solver: str | Solver) -> Solver:
+    """Return the solver of a name, or the one that is given; `InputError` for what is none."""
+    if isinstance(solver, str):
+        return by_name("solver", solver, SOLVERS)
+    if isinstance(solver, type) or not hasattr(solver, "step"):
+        what = f"the class {solver.__name__}" if isinstance(solver, type) else repr(solver)
+        raise InputError(f"{what:.60} is no solver: give a name, or an object such as DDIM()")
+    return solver
+
+
 def grid_of(grid: str | Tensor | Sequence[float], schedule: Schedule, steps: int | None, default: int) -> Tensor:
     """Return the times float64[n + 1]: a named grid of `steps` (else `default`), or the times that are given.
 
-    Raises `InputError` for an unknown name, and where `steps` contradicts the times.
+    Raises `InputError` for an unknown name, times that are no grid, and where `steps` contradicts the times.
     """
+    checked(steps=default if steps is None else steps)
     if isinstance(grid, str):
         return by_name("grid", grid, GRIDS)(schedule, default if steps is None else steps)
     times = torch.as_tensor(grid, dtype=torch.float64)
-    if steps is not None and times.ndim == 1 and steps != len(times) - 1:
+    if times.ndim != 1 or len(times) < 2:
+        raise InputError(f"a grid is a falling sequence of at least two times, got the shape {list(times.shape)}")
+    if not bool(((times >= 0) & (times <= 1 + 1e-6)).all()):  # 999 and the like: what networks are told, not times
+        raise InputError(f"a grid's times lie from 1, noise, to 0, data; got {times.max():.6g} to {times.min():.6g}")
+    if steps is not None and steps != len(times) - 1:
         raise InputError(f"steps={steps} but the grid has {len(times) - 1} steps; give one of the two")
     return times

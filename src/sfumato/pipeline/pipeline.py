@@ -38,11 +38,11 @@ from .images import Modality, Pixels
 from .lean import checked_savers, lean_codec, on
 from .lora import Apply, with_lora
 from .metadata import Settings, versions
-from .names import SOLVERS, Defaults, by_name, grid_of
+from .names import Defaults, grid_of, solver_of
 from .origin import Origin
 from .output import Output
 from .parts import described, evaluating, modules
-from .request import SHOWN, hash_of, listed, numbered, rerun
+from .request import SHOWN, checked, hash_of, listed, numbered, rerun
 from .steering import Steering, noted, steered
 
 
@@ -157,8 +157,7 @@ class Pipeline:
         What is left out comes from `defaults`. Raises `InputError` for what this model cannot do, `Diverged` with the
         name of the first module where values stop being finite.
         """
-        solver = self.defaults.solver if solver is None else solver
-        solver = by_name("solver", solver, SOLVERS) if isinstance(solver, str) else solver
+        solver = solver_of(self.defaults.solver if solver is None else solver)
         grid = self.defaults.grid if grid is None else grid
         times = grid_of(grid, self.denoiser.schedule, steps, self.defaults.steps)
         count = len(times) - 1
@@ -173,6 +172,8 @@ class Pipeline:
         device = device_of(self.denoiser) if self.device is None else self.device
         net, codec = self.denoiser, lean_codec(self.coded, self.memory)
         shape, told = self._framed(enlarged_size(self.extra, image, size, self.coded.factor), frame)
+        if start is not None and tuple(start.shape) != (len(seeds), *shape):
+            raise InputError(f"start must be {[len(seeds), *shape]}, one x_t a picture, got {list(start.shape)}")
         guiding = Guiding(scale, guidance_interval, rescale, image_guidance)
         embedded = embeds(self, guiding, negative)
         with evaluating(self.denoiser), torch.no_grad():
@@ -341,7 +342,10 @@ class Pipeline:
             size = (
                 (frame.height, frame.width) if frame is not None else (self.shape[1] * factor, self.shape[2] * factor)
             )
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise InputError(f"size={size!r:.60} must be (height, width) in pixels")
         for name, value in zip(("height", "width"), size, strict=True):
+            checked(**{name: value})
             if value < factor or value % factor:
                 raise InputError(f"{name}={value} must be a multiple of {factor}, this model's codec's factor")
         return (self.shape[0], size[0] // factor, size[1] // factor), frame or Frame(height=size[0], width=size[1])

@@ -213,6 +213,8 @@ def steered(
     innermost. A steering of one's own gets the plain network, which it may differentiate.
     """
     denoiser: Denoiser = pipe.denoiser
+    if not isinstance(control, (list, tuple)) or not all(hasattr(one, "around") for one in control):
+        raise InputError("control must be a list of what steers: ByControlNet, ByAdapter, ByImage")
     known = all(isinstance(one, (ByControlNet, ByAdapter, ByImage)) for one in control)
     if known and not compile and pipe.device is None:
         denoiser = quick(pipe.denoiser, evaluations, pipe.memory)

@@ -79,7 +79,7 @@ def _sd3(index: Mapping[str, Any], towers: Mapping[str, Tower], config: Any) -> 
     known = SD3Text()
     configs: dict[str, Any] = {name: tower.model.config for name, tower in towers.items()}
     widths = [int(configs[n].projection_dim) if n in configs else w for n, w in zip(("clip_l", "clip_g"), known.pooled)]
-    return SD3Text(pooled=(widths[0], widths[1]), width=towers["t5"].width if "t5" in towers else known.width)
+    return SD3Text(pooled=(widths[0], widths[1]), width=int(getattr(config, "context", known.width)))
 
 
 _SD = Kind(family=lambda index, towers, config: ClipText(), towers={"clip": "text_encoder"})
