@@ -145,7 +145,7 @@ def test_the_pictures_of_load_ip_adapter(case, kind):
         theirs.register_modules(image_encoder=_encoder(), feature_extractor=_extractor())
     off = _ours(pipe, theirs, x, solver="ddim", control=[ByImage(adapter=adapter, scale=0.0, **shown)])
     assert torch.equal(off.tensor, plain.tensor)
-    assert pipe.again(out.settings(), control=control).request["control"] == out.request["control"]
+    assert pipe.again(out.settings(), control=control, start=x).request["control"] == out.request["control"]
     with pytest.raises(InputError, match="compiled runs do not listen"):
         pipe("cat", n=1, steps=1, control=control, compile=True)
 

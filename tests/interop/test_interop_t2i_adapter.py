@@ -105,7 +105,7 @@ def test_pictures(solver, tmp_path):
     out = _ours(pipe, theirs, x, solver=solver, control=control)
     assert _distance(out, expected) < 0.5
     assert _distance(_ours(pipe, theirs, x, solver=solver), expected) > 4
-    assert pipe.again(out.settings(), control=control).request["control"] == out.request["control"]
+    assert pipe.again(out.settings(), control=control, start=x).request["control"] == out.request["control"]
 
 
 def test_what_does_not_fit_is_refused():

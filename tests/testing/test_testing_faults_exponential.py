@@ -69,7 +69,7 @@ SLIPS = [
     ("DPMpp3M", {}, "phi", "(b * (b - a))", "(b * (a - b))"),
     ("DEIS", {"order": 4}, "phi", "q * r * first", "q * p * first"),
     ("DEIS", {"order": 4}, "phi", "(q + r) * second", "(q - r) * second"),
-    ("UniPC", {"p": 3}, "phi", "x.mul_(a)\n    for", "x.mul_(1.0)\n    for"),
+    ("UniPC", {"p": 3}, "phi", "(third - (q + r)", "(third + (q + r)"),
     ("DPMpp2S", {}, "phi", "k.lam_t + r * (k.lam_s - k.lam_t)", "k.lam_t + (k.lam_s - k.lam_t)"),
     ("DPMpp3M", {}, "multistep", "k.alpha_s * (1 - sum(weights))", "k.alpha_s * (1 + sum(weights))"),
     ("DPMpp3M", {}, "multistep", "w - kept * u", "w - u"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import accumulate
+
+_LISTED = 500  # characters of names in a message: it stays a line that can be read
 
 
 class SfumatoError(Exception):
@@ -36,5 +39,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
-    return f"; known: {', '.join(names[:40]) or 'none'}{more}"
+    shown = names[: max(1, sum(end <= _LISTED for end in accumulate(len(n) + 2 for n in names)))]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"; known: {', '.join(shown) or 'none'}{more}"
