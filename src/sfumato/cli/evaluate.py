@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     if args.judge is not None and not captioned:
         raise InputError("--judge is for models that follow captions; this one does not")
     data = None if captioned else _data(Path(args.model), args.data)
-    with Progress("sampling", args.n) as bar:
+    with Progress("sampling", args.n) as progress:
 
         def say(what: str, done: int, of: int) -> None:
-            bar.stage(what, of)
-            bar.update(done)
+            progress.stage(what, of)
+            progress.update(done)
 
         if data is None:
             found = follow(pipe, args.n, _judge(args.judge), args.seed, say)
