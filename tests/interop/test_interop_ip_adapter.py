@@ -7,7 +7,7 @@ import tiny_folders
 import tiny_text
 import torch
 import transformers
-from interop_parity import distance, scrambled
+from interop_parity import distance, halved, idle, scrambled
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_interop_control_pictures import TOLD, _controlnet, _distance, _ours, _picture
@@ -228,6 +228,49 @@ def test_rows_see_their_own_picture_or_none(case):
     with pytest.raises(InputError, match="2 pictures for 3 samples"):
         hooked(tokens)(_draw(3, 4, 8, 8), 0.5, context=_draw(3, 7, CONTEXT))
     assert {s.stage for s in sites(net) if reads_text(s)} == {"down", "middle", "up"}
+
+
+FEATURES = {"base": (2, EMBEDDING), "plus": (2, 5, VISION), "full": (2, 5, VISION), "face": (2, 16)}
+
+
+def _steered(net, adapter, features, x, t, context):
+    """Return the noise that a U-Net predicts with a picture's features as a prompt."""
+    plain = sf.Preconditioned(net, sf.Rectified(), sf.Eps(), sf.core.Plain())
+    prompt = ImagePrompt(adapter, net, adapter(features), adapter(torch.zeros_like(features[:1])), 0.7)
+    moments = t.double() / 1000.0
+    alpha, sigma = (v.float().view(-1, 1, 1, 1) for v in plain.schedule(moments))
+    return (x - alpha * Hooked(denoiser=plain, subscribe=[(reads_text, prompt)])(x, moments, context=context)) / sigma
+
+
+@pytest.mark.parametrize("kind", FEATURES)
+def test_the_steered_network_is_theirs_in_both_dtypes_and_every_weight_shows(case, kind):
+    folder, theirs, pipe, _ = case
+    net = pipe.denoiser.net
+    adapter = read_ip_adapter(folder / f"{kind}.safetensors", net).adapter
+    x, t, context, features = (
+        _draw(2, 4, 8, 8),
+        torch.tensor([300.0, 700.0]),
+        _draw(2, 7, CONTEXT),
+        _draw(*FEATURES[kind]),
+    )
+    features = features / 0.3
+    _loaded(theirs, folder, kind, 0.7)
+    try:
+        with torch.no_grad():
+            told = lambda cast: {"added_cond_kwargs": {"image_embeds": [cast(features)[:, None]]}}
+            expected = theirs.unet(x, t, context, **told(torch.Tensor.float)).sample
+            cast = torch.Tensor.bfloat16
+            peer = halved(theirs.unet)(cast(x), t, cast(context), **told(cast)).sample
+    finally:
+        theirs.unload_ip_adapter()
+        theirs.register_modules(image_encoder=_encoder(), feature_extractor=_extractor())
+    with torch.no_grad():
+        assert distance(_steered(net, adapter, features, x, t, context), expected) < 2e-5
+        half = _steered(halved(net), halved(adapter), features, x, t, context.bfloat16())
+        assert distance(half, expected) < max(1e-2, 1.5 * distance(peer.float(), expected))
+        compiled = torch.compile(adapter, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(features), adapter(features))
+    assert not idle(adapter, lambda one: _steered(net, one, features, x, t, context))
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import tiny_folders
 import torch
-from interop_parity import distance, idle, ours, scrambled
+from interop_parity import distance, halved, idle, ours, scrambled
 from test_interop_control_pictures import SOLVERS, TOLD, _distance, _ours, _picture
 
 import sfumato as sf
@@ -42,6 +42,9 @@ def test_the_same_features_and_the_same_steered_output_as_diffusers(name):
     hint = torch.rand(2, adapter.config.hint_channels, 128, 192, generator=g)
     expected = theirs(hint)
     assert all(distance(a, b) < 1e-5 for a, b in zip(adapter(hint), expected, strict=True))
+    half, peer = halved(adapter)(hint.bfloat16()), halved(theirs)(hint.bfloat16())
+    for a, b, c in zip(half, peer, expected, strict=True):
+        assert distance(a.float(), c) < max(1e-2, 1.5 * distance(b.float(), c))
     odd = torch.rand(1, len(hint[0]), 5 * adapter.config.patch, 7 * adapter.config.patch, generator=g)
     assert all(distance(a, b) < 1e-5 for a, b in zip(adapter(odd), theirs(odd), strict=True))
     widths, down = HOSTS[VARIANTS[name][0]]
@@ -75,6 +78,15 @@ def test_every_weight_shows():
         _, adapter = _pair(name)
         hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         assert not idle(adapter, lambda net, hint=hint: torch.cat([f.flatten() for f in net(hint)]))
+
+
+@pytest.mark.parametrize("name", ["full", "light"])
+@torch.no_grad()
+def test_it_compiles_without_a_graph_break(name):
+    _, adapter = _pair(name)
+    hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(adapter, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(hint), adapter(hint))
 
 
 @pytest.mark.parametrize(

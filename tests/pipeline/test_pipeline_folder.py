@@ -102,7 +102,7 @@ def test_a_codec_of_two_dtypes_comes_back_and_a_network_of_two_is_not_written(tm
     assert all(torch.equal(again[name], t) for name, t in codec.state_dict().items())
     next(pipe.denoiser.net.children()).bfloat16()
     with pytest.raises(
-        sf.InputError, match=r"torch\.bfloat16 and torch\.float32: bring them to one, pipe\.to\(dtype\)"
+        sf.InputError, match=r"bfloat16 and torch\.float32: bring them to one, pipe\.to\(dtype\)"
     ):
         pipe.save(tmp_path / "n")
     assert not (tmp_path / "n").exists()

@@ -128,7 +128,8 @@ class T2IAdapter(nn.Module):
                 f"got {list(hint.shape)}"
             )
         weight = next(self.parameters())
-        h, found = self.first(F.pixel_unshuffle(hint.to(weight.dtype), k.patch)), list[Tensor]()
+        h = self.first(F.pixel_unshuffle(hint.to(weight.dtype), k.patch))
+        found: list[Tensor] = []  # not list[Tensor](), which a compiler cannot trace
         for level in self.levels:
             h = level(h)
             found.append(h)
