@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato import CheckpointError, InputError
 from sfumato.control.lora import Adapter, LoRA, attached, merged
-from sfumato.interop.diffusers import dit, latent_unet, mmdit
+from sfumato.interop.diffusers import dit, latent_unet, mmdit, pixart
 from sfumato.interop.links import write
 from sfumato.interop.lora import network_part, read_lora, tower_part, write_lora
 
@@ -56,6 +56,17 @@ DIT = {
     "out_channels": 8,
     "num_embeds_ada_norm": 1000,
 }
+PIXART = {
+    "sample_size": 8,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 8,
+    "caption_channels": 12,
+    "cross_attention_dim": 16,
+    "norm_type": "ada_norm_single",
+}
 KINDS = (torch.nn.Linear, torch.nn.Conv2d)
 
 
@@ -65,6 +76,7 @@ def _pair(name):
         "sdxl": (diffusers.UNet2DConditionModel, latent_unet.LAYOUT, UNET | XL),
         "mmdit": (diffusers.SD3Transformer2DModel, mmdit.LAYOUT, MMDIT),
         "dit": (diffusers.DiTTransformer2DModel, dit.LAYOUT, DIT),
+        "pixart": (diffusers.PixArtTransformer2DModel, pixart.LAYOUT, PIXART),
     }[name]
     theirs = scrambled(kind(**config))
     if name == "dit":  # which holds the same embedders in every block
@@ -139,7 +151,7 @@ def _equal(layout, net, state):
         torch.testing.assert_close(value, state[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl", "mmdit", "dit"])
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "mmdit", "dit", "pixart"])
 @pytest.mark.parametrize("dora", [False, True])
 @torch.no_grad()
 def test_pefts_adapters_on_every_layer_with_patterns_of_ranks_and_alphas(name, dora, tmp_path):
@@ -340,7 +352,7 @@ def test_text_encoders(form, tmp_path):
     assert again.loras["clip"].adapters.keys() == found.loras["clip"].adapters.keys()
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl", "mmdit", "dit"])
+@pytest.mark.parametrize("name", ["sd1", "sdxl", "mmdit", "dit", "pixart"])
 @pytest.mark.parametrize("dora", [False, True])
 @torch.no_grad()
 def test_live_is_merged_on_every_layer(name, dora, tmp_path):

@@ -101,9 +101,7 @@ def test_a_codec_of_two_dtypes_comes_back_and_a_network_of_two_is_not_written(tm
     assert {name: t.dtype for name, t in again.items()} == {name: t.dtype for name, t in codec.state_dict().items()}
     assert all(torch.equal(again[name], t) for name, t in codec.state_dict().items())
     next(pipe.denoiser.net.children()).bfloat16()
-    with pytest.raises(
-        sf.InputError, match=r"bfloat16 and torch\.float32: bring them to one, pipe\.to\(dtype\)"
-    ):
+    with pytest.raises(sf.InputError, match=r"bfloat16 and torch\.float32: bring them to one, pipe\.to\(dtype\)"):
         pipe.save(tmp_path / "n")
     assert not (tmp_path / "n").exists()
 
