@@ -17,6 +17,7 @@ from sfumato.conditioning import (
     read_inversion,
     with_inversions,
 )
+from sfumato.conditioning.tower_files import read_tower, write_tower
 from sfumato.core.errors import CheckpointError
 
 WIDTH = tiny_text.WIDTH
@@ -172,3 +173,22 @@ def test_a_word_is_added_once_and_to_clip_alone(clip):
     gemma = Tower(tiny_text.gemma(), tiny_text.gemma_tokenizer())
     with pytest.raises(InputError, match="has none"):
         with_inversions(TextConditioner(family=LuminaText(), towers={"gemma": gemma}), [word])
+
+
+@pytest.mark.parametrize("form", ["ours", "diffusers"])
+def test_a_word_of_several_vectors_comes_back_with_its_pipeline(form, tmp_path):
+    conditioner = TextConditioner(
+        family=ClipText(), towers={"clip": Tower(tiny_text.clip_text(), tiny_text.clip_tokenizer())}
+    )
+    words = [Inversion("zorb", {"": drawn(3)}), Inversion("blik", {"": drawn(1)})]
+    told = with_inversions(conditioner, words)
+    tower = told.towers["clip"]
+    if form == "ours":
+        told.save(tmp_path)
+        again = told.config.load(tmp_path).towers["clip"]
+    else:
+        write_tower(tower, tmp_path / "text_encoder", tmp_path / "tokenizer")
+        again = read_tower(tmp_path / "text_encoder", tmp_path / "tokenizer")
+    assert again.several == tower.several
+    assert len(again.tokens("zorb blik cat")) == 3 + 1 + 1
+    assert again.tokens("zorb blik cat") == tower.tokens("zorb blik cat")

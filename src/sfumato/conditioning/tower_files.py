@@ -105,7 +105,20 @@ def tower_of(
     model.eval().requires_grad_(False)
     if type(model).__name__.startswith("CLIP"):  # the first end token, not the largest id: the same without added ones
         _clip(model).eos_token_id = tokenizer.eos_token_id
-    return Tower(model, tokenizer)
+    return Tower(model, tokenizer, _several(tokenizer))
+
+
+def _several(tokenizer: Any) -> dict[int, tuple[int, ...]]:
+    """Return the learned words of several vectors: word, word_1, word_2... among the tokens that were added."""
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    found: dict[int, tuple[int, ...]] = {}
+    for name, first in added.items():
+        ids = [first]
+        while (following := added.get(f"{name}_{len(ids)}")) is not None:
+            ids.append(following)
+        if len(ids) > 1:
+            found[first] = tuple(ids)
+    return found
 
 
 def write_tower(tower: Tower, folder: str | Path, tokenizer: str | Path) -> None:
