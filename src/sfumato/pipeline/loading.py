@@ -223,8 +223,8 @@ def _remedy(path: Path) -> str:
 def _refusal(path: Path) -> str:
     """Say in one line why `path` is not loaded."""
     if not path.exists():
-        known = ", ".join(assets.names()) if len(path.parts) == 1 else ""
-        return f"there is no {path}" + (f"; with the package comes {known}" if known else "")
+        known = ", ".join(assets.names()) or "no model yet"
+        return f"there is no {path}" + (f"; with the package comes {known}" if len(path.parts) == 1 else "")
     names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
     if pickled := [n for n in names if n.lower().endswith(PICKLES)]:
         return _remedy(path / pickled[0])
