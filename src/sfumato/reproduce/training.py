@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..codecs.learning import CodecObjective, Coding
-from ..core import Preconditioned, fold, to_config
+from ..core import Model, Preconditioned, fold, to_config
 from ..data import Dataset
 from ..objectives import Objective
 from ..train import TrainConfig, Trainer
@@ -37,16 +37,7 @@ def fit(
         "data": dataset.fingerprint,
     }
 
-    def train(net: nn.Module) -> None:
-        trainer = Trainer(denoiser, objective, dataset, config, quiet=context.quiet)
-        trainer.train()
-        if config.ema:
-            with trainer.ema_weights():
-                averaged = {key: value.clone() for key, value in net.state_dict().items()}
-            net.load_state_dict(averaged)
-
-    context.progress(f"training {name}", None)
-    context.fitted(name, settings, denoiser.net, train)
+    _fitted(context, name, settings, denoiser, objective, dataset, config)
     return denoiser.eval()
 
 
@@ -61,6 +52,21 @@ def fit_codec(
         "data": dataset.fingerprint,
     }
 
+    _fitted(context, name, settings, model, objective, dataset, config)
+    return model.codec.eval()
+
+
+def _fitted(
+    context: Context,
+    name: str,
+    settings: dict[str, Any],
+    model: Model,
+    objective: Any,
+    dataset: Dataset,
+    config: TrainConfig,
+) -> None:
+    """Give `model.net` the weights that were kept under `settings`, or those of a training."""
+
     def train(net: nn.Module) -> None:
         trainer = Trainer(model, objective, dataset, config, quiet=context.quiet)
         trainer.train()
@@ -71,4 +77,3 @@ def fit_codec(
 
     context.progress(f"training {name}", None)
     context.fitted(name, settings, model.net, train)
-    return model.codec.eval()
