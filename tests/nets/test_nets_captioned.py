@@ -57,6 +57,19 @@ def test_a_text_is_read_as_if_it_were_alone():
         torch.testing.assert_close(states[row, : len(expected)], expected, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_places_after_the_longest_text_are_not_computed():
+    encoder = build(TEXT)
+    both, _ = encoder(TOKENS)
+    states, mask = encoder(TOKENS[:1])
+    assert states.shape == (1, 4, 12)
+    assert mask.tolist() == [[1] * 4]
+    torch.testing.assert_close(states, both[:1, :4], rtol=1e-5, atol=1e-5)
+    assert encoder(torch.zeros_like(TOKENS))[0].shape == (2, 1, 12)
+    whole = torch.compile(encoder, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(TOKENS[:1])[0], both[:1], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("inner", [INNER, UNET])
 @torch.no_grad()
 def test_it_is_both_parts_one_after_the_other(inner):

@@ -119,3 +119,42 @@ def test_evaluation_measures_real_rows_as_it_measures_samples(trained, monkeypat
     assert real["frechet_distance"] > model["frechet_distance"]  # comparable: same counts, network and reference
     with pytest.raises(sf.InputError, match="evaluate it against the data"):
         evaluation.evaluate(pipe, RECIPES["datasaurus"]().data, 10)
+
+
+def test_a_training_starts_from_what_another_learned(trained, tmp_path):
+    recipe, run, trainer, _ = trained
+    average = trainer.state.ema.of(100.0)
+    again = override(recipe, ["--start.path", str(run.path), "--train.lr", "1e-30"])
+    second, _ = train(again, quiet=True)
+    for name, value in second.model.net.named_parameters():
+        torch.testing.assert_close(value, average[name], rtol=0, atol=1e-20, msg=name)  # three steps of 1e-30 later
+
+    fresh = override(again, ["--start.fresh", '["*_out.*"]'])
+    third, _ = train(fresh, quiet=True)
+    chance = recipe.denoiser().net.state_dict()
+    kept = {n for n in chance if "_out." in n}
+    assert kept
+    for name, value in third.model.net.named_parameters():
+        expected = chance[name] if name in kept else average[name]
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-20, msg=name)
+
+    wider = override(again, ["--net.channels", "16"])
+    with pytest.raises(
+        sf.InputError, match=r"does not fit: .* \(\[.*\] there, \[.*\] here\).* and \d+ more; change --net"
+    ):
+        train(wider, quiet=True)
+    with pytest.raises(sf.InputError, match="nowhere"):
+        train(override(recipe, ["--start.path", str(tmp_path / "nowhere")]), quiet=True)
+
+
+def test_a_run_that_goes_on_asks_no_more_where_it_started(trained, tmp_path):
+    import shutil
+
+    source = tmp_path / "source"
+    shutil.copytree(trained[1].path, source)
+    recipe = override(trained[0], ["--start.path", str(source)])
+    run = Run.create(tmp_path, "second", sf.to_config(recipe))
+    train(recipe, run, quiet=True)
+    shutil.rmtree(source)
+    _, result = train(recipe_of(run), run, quiet=True)
+    assert result.steps == 3

@@ -11,6 +11,7 @@ from ..core.config import register
 from ..core.errors import InputError
 from .blocks.attend import attend, seen
 from .blocks.checks import check_counts
+from .blocks.kernels import eager
 from .blocks.transformer import FeedForward
 
 PAD = 0  # the number that stands for no word
@@ -63,10 +64,12 @@ class TokenBlock(nn.Module):
 
 
 class WordEncoder(nn.Module):
-    """encoder(tokens int[B, length]) -> (states [B, 1 + length, width], mask [B, 1 + length]): state 0 is the start's.
+    """encoder(tokens int[B, length]) -> (states [B, 1 + n, width], mask [B, 1 + n]): state 0 is the start's.
 
-    What stands at a place of no word is masked, here and for who reads the states. Tables start as N(0, 0.02^2),
-    matrices Xavier-uniform, biases zero.
+    What stands at a place of no word is masked, here and for who reads the states. On a CPU n is the longest text's
+    words, since masked states cost as much as others; elsewhere, and where a compiler reads along, n = length.
+
+    Tables start as N(0, 0.02^2), matrices Xavier-uniform, biases zero.
     """
 
     def __init__(self, config: WordEncoderConfig) -> None:
@@ -86,18 +89,27 @@ class WordEncoder(nn.Module):
         k = self.config
         if tokens.ndim != 2 or tokens.shape[1] != k.length or tokens.dtype.is_floating_point:
             raise InputError(f"tokens must be whole numbers [B, {k.length}], got {tokens.dtype} {list(tokens.shape)}")
+        if tokens.device.type == "cpu" and eager():
+            tokens = tokens[:, : _longest(tokens)]
         try:
             words = self.table(tokens)
         except IndexError:
             raise InputError(
                 f"tokens must be in 0..{k.words - 1}: was the text read by another list of words?"
             ) from None
-        h = torch.cat((self.start.expand(len(tokens), 1, -1), words), dim=1) + self.places
+        h = torch.cat((self.start.expand(len(tokens), 1, -1), words), dim=1)
+        h = h + self.places[: h.shape[1]]
         mask = nn.functional.pad((tokens != PAD).to(h.dtype), (1, 0), value=1.0)
         hidden = seen(mask, h.dtype)
         for block in self.blocks:
             h = block(h, hidden)
         return self.norm(h), mask
+
+
+def _longest(tokens: Tensor) -> int:
+    """Return how many columns there are up to the last that has a word."""
+    used = (tokens != PAD).any(0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 0
 
 
 def initialise(module: nn.Module) -> None:

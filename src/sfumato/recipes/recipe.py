@@ -29,6 +29,7 @@ from ..data import Dataset
 from ..objectives import Objective
 from ..pipeline import Defaults, Modality, Pipeline
 from ..train import Result, Run, TrainConfig, Trainer
+from .start import Start
 
 
 class NetConfig(Protocol):
@@ -54,7 +55,8 @@ class Training(ABC):
 class Recipe(Training):
     """Data, network, the algebra around it, the objective, how to train, and how to sample afterwards.
 
-    `prompts`: what the grids of samples ask for, where the data has no classes.
+    `prompts`: what the grids of samples ask for, where the data has no classes. `start`: what was trained before, to go
+    on from it with other settings or other data.
     Raises `InputError` where the parts do not fit each other, when they are put together.
     """
 
@@ -69,6 +71,7 @@ class Recipe(Training):
     defaults: Defaults = field(default_factory=Defaults)
     references: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    start: Start = field(default_factory=Start)
 
     def denoiser(self) -> Preconditioned:
         """Return the untrained denoiser; its initial weights follow from `train.seed`."""
@@ -101,6 +104,8 @@ class Recipe(Training):
         """
         self.data.prepare(lambda done, of: None if quiet else print(f"data: {done} of {of} rows", file=sys.stderr))
         denoiser = self.denoiser()
+        if run is None or not any(run.checkpoints.iterdir()):  # a run that goes on has weights of its own
+            self.start.give(denoiser.net)
         pipeline = self.pipeline(denoiser)
         _check(self, pipeline)
         prompts: Sequence[str | None] = (pipeline.classes or self.prompts or (None,) * 16)[:64]

@@ -2,11 +2,12 @@
 
 from .checkpoint import Checkpoint
 from .checkpoint import latest as latest_checkpoint
-from .config import AdamW, TrainConfig
+from .config import TrainConfig
 from .distributed import DDP, FSDP, Parallel
 from .ema import EMA
 from .loop import Result, Trainer
 from .lr import Constant, Cosine, InverseSqrt, Rate
+from .optimisers import AdamW, Muon, Optimiser
 from .posthoc import PostHoc, reconstruct
 from .runs import Run, read_metrics
 
@@ -19,6 +20,8 @@ __all__ = [
     "Constant",
     "Cosine",
     "InverseSqrt",
+    "Muon",
+    "Optimiser",
     "Parallel",
     "PostHoc",
     "Rate",

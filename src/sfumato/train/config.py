@@ -10,25 +10,8 @@ import torch
 from ..core import InputError, register
 from .distributed import DDP, Parallel
 from .lr import Constant, Rate
+from .optimisers import AdamW, Optimiser
 from .posthoc import PostHoc
-
-
-@register
-@dataclass(frozen=True, kw_only=True)
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv 1711.05101, alg. 2), in PyTorch's fused form.
-
-    Defaults: betas (0.9, 0.999) and eps 1e-8, Adam's own (arXiv 1412.6980, alg. 1); no weight decay, as DDPM
-    (arXiv 2006.11239, app. B), EDM and DiT train.
-    """
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not all(0 <= b < 1 for b in self.betas) or self.eps <= 0 or self.weight_decay < 0:
-            raise InputError(f"{self} needs betas in [0, 1), eps above 0 and a weight decay of 0 or more")
 
 
 @register
@@ -38,7 +21,7 @@ class TrainConfig:
 
     - `steps`, `batch_size`: optimiser steps, and images in each over all processes and micro-batches.
     - `accumulation`: micro-batches a step; the result is that of one batch, to rounding.
-    - `lr`, `rate`, `optimiser`: base learning rate, its law over the steps, and AdamW's settings. 2e-4 is DDPM's for
+    - `lr`, `rate`, `optimiser`: base learning rate, its law over the steps, and `AdamW` or `Muon`. 2e-4 is DDPM's for
       small images (arXiv 2006.11239, app. B).
     - `clip`: the gradient's norm is scaled down to this (1 as in DDPM's code); None does not clip.
     - `ema`: half-lives in images, one average each; 0.5 M is EDM's for CIFAR-10 (arXiv 2206.00364, table 7).
@@ -60,7 +43,7 @@ class TrainConfig:
     accumulation: int = 1
     lr: float = 2e-4
     rate: Rate = field(default_factory=Constant)
-    optimiser: AdamW = field(default_factory=AdamW)
+    optimiser: Optimiser = field(default_factory=AdamW)
     clip: float | None = 1.0
     ema: tuple[float, ...] = (500_000.0,)
     ema_ramp: float | None = 0.05

@@ -8,13 +8,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
-from ..core import CheckpointError
+from ..core import CheckpointError, InputError
 from ..core.weights import specs
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .distributed import World
+from .distributed import FSDP, World
 from .ema import EMA
 from .posthoc import PowerEMA
 
@@ -47,11 +46,9 @@ class State:
         self.ema = EMA(net, config.ema, config.ema_ramp)
         self.powers = PowerEMA(net, () if config.posthoc is None else config.posthoc.sigma_rels)
         self.trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
-        # one list for each moment; the functional form takes them as they are, and costs half of the object's step
-        self.moments = {
-            name: {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p), "step": _zero(p)}
-            for name, p in self.trained.items()
-        }
+        if config.optimiser.whole and isinstance(config.parallel, FSDP) and world.size > 1:
+            raise InputError(f"{type(config.optimiser).__name__} needs whole matrices, and FSDP slices them: use DDP")
+        self.moments = config.optimiser.memories(self.trained)
 
     def update(self, loss: float) -> None:
         """Clip, step and average with the gradients that are there, or leave the step out where one is not finite.
@@ -59,10 +56,9 @@ class State:
         An fp16 gradient that overflows halves the loss's scale, and 2,000 steps without double it (Micikevicius et al.
         2017, arXiv 1710.03740, section 3.2); until the scale is down to 1 that is not counted as a failure.
         """
-        config, tally, law = self.config, self.tally, self.config.optimiser
-        live = [(p, self.moments[name]) for name, p in self.trained.items() if p.grad is not None]
-        params: list[Tensor] = [p for p, _ in live]
-        grads = [cast(Tensor, p.grad) for p, _ in live]
+        config, tally = self.config, self.tally
+        live = [(name, p, self.moments[name]) for name, p in self.trained.items() if p.grad is not None]
+        grads = [cast(Tensor, p.grad) for _, p, _ in live]
         # the one wait for the device in a step: it has little left to do then, and all that follows is decided here
         norm = float(self.world.whole(torch.nn.utils.get_total_norm(grads))) / tally.scale
         good = math.isfinite(loss) and math.isfinite(norm)
@@ -70,23 +66,7 @@ class State:
             factor = 1.0 if config.clip is None else min(1.0, config.clip / (norm + 1e-6))
             if factor != tally.scale:
                 torch._foreach_mul_(grads, factor / tally.scale)  # pyright: ignore[reportPrivateImportUsage]
-            with torch.no_grad():
-                adamw(
-                    params,
-                    grads,
-                    [m["exp_avg"] for _, m in live],
-                    [m["exp_avg_sq"] for _, m in live],
-                    [],
-                    [m["step"] for _, m in live],
-                    fused=True,
-                    amsgrad=False,
-                    beta1=law.betas[0],
-                    beta2=law.betas[1],
-                    lr=config.lr * config.rate(tally.step, config.steps),
-                    weight_decay=law.weight_decay,
-                    eps=law.eps,
-                    maximize=False,
-                )
+            config.optimiser.step(live, config.lr * config.rate(tally.step, config.steps))
             self.ema.update(config.batch_size, tally.step * config.batch_size)
             self.powers.update(config.batch_size, (tally.step + 1) * config.batch_size)
             tally.in_a_row = 0
@@ -100,7 +80,7 @@ class State:
         if good and config.precision == "fp16":
             tally.calm += 1
             tally.scale *= 1.0 if tally.calm % 2000 else 2.0
-        for p in params:
+        for _, p, _ in live:
             p.grad = None
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -128,11 +108,6 @@ class State:
         if set(checkpoint.state) != {f.name for f in fields(Tally)}:
             raise CheckpointError(f"{checkpoint.path}: state.json does not hold what this version writes")
         self.tally = Tally(**checkpoint.state)
-
-
-def _zero(p: Tensor) -> Tensor:
-    """Return AdamW's count of steps for a parameter: float32, where the parameter is."""
-    return torch.zeros((), device=p.device)
 
 
 def finite(parts: dict[str, dict[str, Tensor]]) -> str | None:

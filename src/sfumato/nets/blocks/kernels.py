@@ -28,11 +28,14 @@ def _onednn(dtype: torch.dtype) -> bool:
 
 def inference() -> bool:
     """Return whether nothing differentiates, maps or traces the pass, so that a kernel may be opaque or in place."""
+    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and eager()
+
+
+def eager() -> bool:
+    """Return whether the pass runs as it is written, mapped and traced by nothing: shapes may depend on values."""
     return (
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0  # nobody writes the run down (`sample(compile=True)`)
-        and forward_ad._current_level < 0
         and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
     )
 
