@@ -106,3 +106,27 @@ def test_glimpses_are_cuts_and_small_pictures():
     assert found.fingerprint != Glimpses(data=world, side=8).fingerprint
     with pytest.raises(sf.InputError, match="at least that many"):
         Glimpses(data=world, side=33)
+
+
+def test_a_decoder_is_trained_on_while_latents_stay(tmp_path):
+    base = override(shrunk("tableau-kl", tmp_path), ["--objective.adversary", "none"])
+    run = Run.create(tmp_path, "whole", sf.to_config(base))
+    train(base, run, quiet=True)
+    first = codec_of_run(run.path)
+    words = [
+        "--start.path",
+        str(run.path),
+        "--train.frozen",
+        "codec.encoder.*,codec.moments.*",
+        "--objective.beta",
+        "0",
+    ]
+    trainer, _ = train(override(base, words), quiet=True)
+    x = base.judged.batch(range(4), Noise(range(4))).x0
+    second = trainer.model.codec.eval()
+    assert torch.equal(first.encode(x), second.encode(x))
+    assert float((first.decode(first.encode(x)) - second.decode(second.encode(x))).detach().abs().max()) > 1e-4
+    folder = save_codec(second, tmp_path / "second")
+    third, _ = train(override(base, ["--start.path", str(folder), "--train.lr", "1e-30"]), quiet=True)
+    for (name, p), q in zip(third.model.codec.named_parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-20, msg=name)

@@ -32,6 +32,14 @@ def test_leaves_kinds_lists_and_nothing():
     assert BASE.objective.time == Uniform()  # untouched
 
 
+def test_one_value_is_a_list_where_a_list_is_expected():
+    recipe = override(BASE, ["--train.ema", "300", "--train.frozen", "conv_in.*,label.*"])
+    assert recipe.train.ema == (300.0,)
+    assert recipe.train.frozen == ("conv_in.*", "label.*")
+    with pytest.raises(sf.InputError, match="ema"):
+        override(BASE, ["--train.ema", "long"])
+
+
 def test_naming_the_present_kind_keeps_its_fields():
     once = override(BASE, ["--train.rate.end", "0.5", "--train.rate", "Cosine"])
     assert once.train.rate.end == 0.5

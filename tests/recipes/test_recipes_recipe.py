@@ -140,7 +140,7 @@ def test_a_training_starts_from_what_another_learned(trained, tmp_path):
 
     wider = override(again, ["--net.channels", "16"])
     with pytest.raises(
-        sf.InputError, match=r"does not fit: .* \(\[.*\] there, \[.*\] here\).* and \d+ more; change --net"
+        sf.InputError, match=r"does not fit: .* \(\[.*\] there, \[.*\] here\).* and \d+ more; change the network"
     ):
         train(wider, quiet=True)
     with pytest.raises(sf.InputError, match="nowhere"):

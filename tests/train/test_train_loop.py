@@ -359,3 +359,21 @@ def test_progress_lines_say_step_loss_speed_and_time_left(capsys):
     assert line.startswith("step 5/5  loss ")
     assert "images/s" in line
     assert line.endswith("0:00 left")
+
+
+def test_what_is_frozen_stays_and_the_rest_learns_as_it_would():
+    made = trainer(steps=6, frozen=("first.*",))
+    before = {n: p.detach().clone() for n, p in made.model.net.named_parameters()}
+    made.train()
+    for name, p in made.model.net.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("first."), name
+        assert torch.equal(made.state.ema.of(40.0)[name], before[name]) == name.startswith("first."), name
+    by_hand = denoiser()
+    by_hand.net.first.requires_grad_(False)
+    other = Trainer(by_hand, Denoising(), points(), config(steps=6), quiet=True)
+    other.train()
+    assert torch.equal(weights(made), weights(other))
+    with pytest.raises(InputError, match=r"no parameter is named like 'frist\.\*'"):
+        trainer(frozen=("frist.*",))
+    with pytest.raises(InputError, match="leaves nothing to train"):
+        trainer(frozen=("*",))

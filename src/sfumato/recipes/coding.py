@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ..codecs import DVAE, VAE, Codec, VQModel
+from ..codecs import DVAE, VAE, Codec, VQModel, load_codec
 from ..codecs.learning import CodecConfig, CodecObjective, Coding, evidence, usage
 from ..core import InputError, Noise, register
 from ..data import Dataset
@@ -20,6 +20,7 @@ from ..train import Result, Run, TrainConfig, Trainer
 from .evaluation import Say, held_out, rows
 from .recipe import Training, recipe_of
 from .run import averaged
+from .start import Start
 
 CHUNK = 64  # pictures at a time
 
@@ -30,6 +31,7 @@ class CodecRecipe(Training):
     """Pictures, the codec, the objective that trains it, how to train.
 
     `judged`: the pictures that it is measured on, those held out of `data` by default (all where there are none).
+    `start`: a codec (a run, or a folder of `save_codec`) to go on from.
     Raises `InputError` where the objective does not train such a codec, when they are put together.
     """
 
@@ -38,6 +40,7 @@ class CodecRecipe(Training):
     objective: CodecObjective
     train: TrainConfig
     judged: Dataset | None = None
+    start: Start = field(default_factory=Start)
 
     def model(self) -> Coding:
         """Return the untrained model; its initial weights follow from `train.seed`."""
@@ -46,6 +49,8 @@ class CodecRecipe(Training):
     def fit(self, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Coding], Result]:
         """Train, and write grids to the run: eight pictures above what the codec makes of them."""
         model = self.model()
+        if run is None or not any(run.checkpoints.iterdir()):  # a run that goes on has weights of its own
+            self.start.give(model.codec, lambda path: _codec(path).state_dict())
         shown = self.data.batch(range(min(8, len(self.data))), Noise(range(min(8, len(self.data))))).x0
         _takes(model.codec, shown)
 
@@ -75,6 +80,10 @@ def codec_of_run(path: str | Path) -> Codec:
     model = recipe.model()
     model.net.load_state_dict(averaged(run, model.net, recipe.train))
     return model.codec.eval().requires_grad_(False)
+
+
+def _codec(path: str) -> Codec:
+    return codec_of_run(path) if (Path(path) / "config.json").is_file() else load_codec(path, torch.float32)
 
 
 @torch.no_grad()

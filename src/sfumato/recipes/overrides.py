@@ -17,8 +17,9 @@ from ..core import InputError, from_config, nearest, to_config
 def override(config: Any, words: Iterable[str]) -> Any:
     """Return `config`, a registered dataclass, with the fields that `words` ("--a.b", "value", "--c=value") name.
 
-    A value is JSON where it reads as JSON, a list where it has commas, `none` for nothing, else text. Where a kind is
-    expected, its name is enough; its own fields then start from their defaults. Fields apply in the order given.
+    A value is JSON where it reads as JSON, a list where it has commas or a list is expected, `none` for nothing, else
+    text. Where a kind is expected, its name is enough; its own fields then start from their defaults. Fields apply in
+    the order given.
     Raises `InputError` for a field that does not exist, with the nearest, and for a value of the wrong type.
     """
     data = copy.deepcopy(to_config(config))
@@ -79,6 +80,8 @@ def _set(data: dict[str, Any], path: str, text: str) -> None:
     _known(last, place, ".".join(parents))
     value = _value(text)
     held = place[last]
+    if isinstance(held, list) and value is not None and not isinstance(value, list):
+        value = [_value(part) for part in text.split(",")]
     if isinstance(held, dict) and "kind" in held and isinstance(value, str):
         value = held if value == held["kind"] else {"kind": value}
     place[last] = value

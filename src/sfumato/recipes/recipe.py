@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..conditioning import Classes
 from ..core import (
@@ -105,7 +105,7 @@ class Recipe(Training):
         self.data.prepare(lambda done, of: None if quiet else print(f"data: {done} of {of} rows", file=sys.stderr))
         denoiser = self.denoiser()
         if run is None or not any(run.checkpoints.iterdir()):  # a run that goes on has weights of its own
-            self.start.give(denoiser.net)
+            self.start.give(denoiser.net, _weights)
         pipeline = self.pipeline(denoiser)
         _check(self, pipeline)
         prompts: Sequence[str | None] = (pipeline.classes or self.prompts or (None,) * 16)[:64]
@@ -119,6 +119,12 @@ class Recipe(Training):
         drawn = None if run is None else samples
         trainer = Trainer(denoiser, self.objective, self.data, self.train, run, samples=drawn, quiet=quiet)
         return trainer, trainer.train()
+
+
+def _weights(path: str) -> dict[str, Tensor]:
+    from ..pipeline import load  # which knows recipes
+
+    return load(path).denoiser.net.state_dict()
 
 
 def train(recipe: Training, run: Run | None = None, *, quiet: bool = False) -> tuple[Trainer[Any], Result]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -14,7 +14,7 @@ from ..core import InputError, register
 @register
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The weights of the run, model folder or shipped model at `path` (averaged where it keeps averages); None: chance.
+    """The weights of the run, folder or shipped model at `path`, averaged where averages are kept; None: chance.
 
     What is `fresh` (patterns of names: "*.patches.*") stays as chance made it, and what the other network has under
     such names is left. All else must be there with the same shape, in both: `InputError` names what is not.
@@ -23,25 +23,21 @@ class Start:
     path: str | None = None
     fresh: tuple[str, ...] = ()
 
-    def give(self, net: nn.Module) -> None:
-        """Write the weights into `net`."""
+    def give(self, net: nn.Module, read: Callable[[str], Mapping[str, Tensor]]) -> None:
+        """Write the weights that `read(path)` gives into `net`."""
         if self.path is None:
             return
-        from ..pipeline import load  # a pipeline knows recipes
-
-        old: Mapping[str, Tensor] = load(self.path).denoiser.net.state_dict()
-        new = net.state_dict()
-        kept = {name for name in new.keys() | old.keys() if any(fnmatch(name, pattern) for pattern in self.fresh)}
+        old, new = read(self.path), net.state_dict()
+        names = sorted(new.keys() | old.keys())
+        kept = {name for name in names if any(fnmatch(name, pattern) for pattern in self.fresh)}
         wrong = [
             f"{name} ({_shape(old, name)} there, {_shape(new, name)} here)"
-            for name in sorted((new.keys() | old.keys()) - kept)
-            if _shape(old, name) != _shape(new, name)
+            for name in names
+            if name not in kept and _shape(old, name) != _shape(new, name)
         ]
         if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise InputError(
-                f"{self.path} does not fit: {', '.join(wrong[:3])}{more}; change --net, or name them in --start.fresh"
-            )
+            named = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            raise InputError(f"{self.path} does not fit: {named}; change the network, or name them in --start.fresh")
         net.load_state_dict({name: tensor for name, tensor in old.items() if name not in kept}, strict=False)
 
 

@@ -23,6 +23,7 @@ class TrainConfig:
     - `accumulation`: micro-batches a step; the result is that of one batch, to rounding.
     - `lr`, `rate`, `optimiser`: base learning rate, its law over the steps, and `AdamW` or `Muon`. 2e-4 is DDPM's for
       small images (arXiv 2006.11239, app. B).
+    - `frozen`: patterns of names ("codec.encoder.*") of parameters that stay as they are.
     - `clip`: the gradient's norm is scaled down to this (1 as in DDPM's code); None does not clip.
     - `ema`: half-lives in images, one average each; 0.5 M is EDM's for CIFAR-10 (arXiv 2206.00364, table 7).
       `ema_ramp` is explained in `EMA`.
@@ -44,6 +45,7 @@ class TrainConfig:
     lr: float = 2e-4
     rate: Rate = field(default_factory=Constant)
     optimiser: Optimiser = field(default_factory=AdamW)
+    frozen: tuple[str, ...] = ()
     clip: float | None = 1.0
     ema: tuple[float, ...] = (500_000.0,)
     ema_ramp: float | None = 0.05

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatch
 from typing import Any, cast
 
 import torch
@@ -45,7 +46,15 @@ class State:
         self.tally = Tally(scale=65536.0 if config.precision == "fp16" else 1.0)
         self.ema = EMA(net, config.ema, config.ema_ramp)
         self.powers = PowerEMA(net, () if config.posthoc is None else config.posthoc.sigma_rels)
+        for pattern in config.frozen:
+            named = [p for n, p in net.named_parameters() if fnmatch(n, pattern)]
+            if not named:
+                raise InputError(f"TrainConfig.frozen: no parameter is named like {pattern!r}")
+            for p in named:
+                p.requires_grad_(False)
         self.trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
+        if not self.trained:
+            raise InputError(f"TrainConfig.frozen={config.frozen} leaves nothing to train")
         if config.optimiser.whole and isinstance(config.parallel, FSDP) and world.size > 1:
             raise InputError(f"{type(config.optimiser).__name__} needs whole matrices, and FSDP slices them: use DDP")
         self.moments = config.optimiser.memories(self.trained)
