@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sfumato.core import CheckpointError, InputError
-from sfumato.core.weights import check_header, read_metadata, read_weights, specs, write_weights
+from sfumato.core.weights import check_header, read_cast, read_metadata, read_weights, specs, stored_as, write_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -32,6 +32,21 @@ def test_round_trip_keeps_bits_dtypes_and_metadata(tmp_path):
         assert torch.equal(back[name], tensor)
     assert read_metadata(tmp_path / "w.safetensors") == {"step": "7"}
     assert os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def test_what_is_cast_is_read_alone(tmp_path):
+    write_weights(tmp_path / "w", TENSORS | {"half": torch.randn(3).half()}, {})
+    back = read_cast(tmp_path / "w", torch.bfloat16)
+    assert back.keys() == {"a.weight", "b", "half"}
+    assert torch.equal(back["a.weight"], TENSORS["a.weight"].bfloat16())
+    assert back["half"].dtype == torch.bfloat16
+    assert back["b"].dtype == torch.int64
+    assert torch.equal(back["b"], TENSORS["b"])
+    assert read_cast(tmp_path / "w", torch.float64, ["half"]).keys() == {"half"}
+    with pytest.raises(CheckpointError, match="cannot read"):
+        read_cast(tmp_path / "other", torch.float16)
+    assert not stored_as(back.values(), torch.float16)
+    assert stored_as(back.values(), torch.bfloat16)
 
 
 def test_tied_weights_are_written_under_both_names(tmp_path):

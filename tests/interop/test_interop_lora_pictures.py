@@ -1,6 +1,8 @@
 """LoRA in whole pipelines: diffusers' pictures from the same file, through Python and the command line."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import tiny_folders
@@ -11,7 +13,9 @@ import sfumato as sf
 from sfumato import InputError
 from sfumato.cli import main
 from sfumato.control.lora import attached
+from sfumato.interop.diffusers.writing import write_pipeline
 from sfumato.interop.lora import read_lora, write_lora
+from sfumato.interop.single.writing import write_single
 from sfumato.pipeline.lora import parts_of
 
 
@@ -82,8 +86,13 @@ def test_the_pictures_of_load_lora_weights(case):
     back = sf.load(folder / "merged")
     assert back.sha256() == merged.sha256()  # every weight; sums over mapped memory may round otherwise
     assert float((_ours(back, theirs, x) - _ours(merged, theirs, x)).abs().max()) < 0.1
-    with pytest.raises(InputError, match="are not those that its `config` builds"):
-        pipe.with_lora(folder / "two.safetensors", apply=attached).save(folder / "live")
+    live = pipe.with_lora(folder / "two.safetensors", apply=attached)
+    texts = replace(live, denoiser=pipe.denoiser)  # adapters of a text encoder alone
+    for changed in (live, texts):
+        assert changed.sha256() != pipe.sha256()
+        for write in (changed.save, partial(write_pipeline, changed), partial(write_single, changed)):
+            with pytest.raises(InputError, match=r"live LoRA adapters.* apply=sfumato\.control\.merged"):
+                write(folder / "live.safetensors")
 
 
 def test_what_fits_in_part_is_refused_until_asked_for(case, tmp_path):

@@ -1,5 +1,7 @@
 """A file of others is written back as it was, tensor by tensor, whatever of it nobody uses; else it is named."""
 
+from pathlib import Path
+
 import diffusers
 import pytest
 import tiny_folders
@@ -152,6 +154,48 @@ def test_parts_keep_their_own_dtypes(tmp_path):
     pipe.save(tmp_path / "ours")
     write_single(sf.load(tmp_path / "ours"), tmp_path / "two.safetensors")
     assert_same_file(tmp_path / "foreign.safetensors", tmp_path / "two.safetensors")
+
+
+def resident(file):
+    """Return how many bytes of a file are in memory where this process has it mapped."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(file))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) << 10
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux counts the pages of a mapping")
+def test_what_is_carried_is_mapped_and_not_in_memory(tmp_path):
+    held = load_file(foreign("sd1", tmp_path))
+    file, average = tmp_path / "large.safetensors", 64 << 20
+    save_file({**held, "model_ema.large": torch.ones(average // 4)}, file)
+    pipe = opened(file, tmp_path)
+    assert resident(file) < average / 4  # neighbours of what was looked at come along
+    assert float(pipe.origin.tensors["model_ema.large"].sum()) == average // 4
+    assert resident(file) > average  # so this is how it would show
+
+
+def cast_weights(pipe):
+    parts = (pipe.denoiser.net, pipe.codec, pipe.conditioner.towers["clip"].model)
+    return [p for part in parts for p in part.parameters()]
+
+
+@pytest.mark.parametrize("layout", ["single", "folder", "ours"])
+def test_weights_are_cast_as_they_are_read(layout, tmp_path):
+    file = foreign("sd1", tmp_path)
+    pipe = opened(file, tmp_path)
+    if layout != "single":
+        file = pipe.save(tmp_path / "ours") if layout == "ours" else tmp_path / "theirs"
+    more = {"tokenizer": tmp_path / "theirs"} if layout == "single" else {}
+    half = sf.load(file, dtype=torch.float16, **more)
+    for one, other in zip(cast_weights(pipe), cast_weights(half), strict=True):
+        assert other.dtype == torch.float16
+        assert torch.equal(one.half(), other)
+    if layout == "single":
+        assert half.origin.tensors["betas"].dtype == torch.float32  # carried as it is
 
 
 def test_buffers_of_another_contract_are_left_out_by_name(tmp_path):

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..core.errors import CheckpointError, InputError, nearest
 from ..core.json_file import read_json
-from ..core.weights import reason, write_weights
+from ..core.weights import read_cast, reason, stored_as, write_weights
 from ..interop.files import weights_in
 from .tower import Tower
 
@@ -73,8 +73,12 @@ def read_tower(
     data = read_json(folder / "config.json")
     named = data.get("architectures")
     kind = kind or (str(named[0]) if isinstance(named, list) and named else "")
-    tensors, _ = weights_in(folder, "model", variant)
-    return tower_of(kind, data, tensors, read_tokenizer(tokenizer, kind), path=str(folder)).to(device, dtype)
+    tensors, files = weights_in(folder, "model", variant)
+    tower = tower_of(kind, data, tensors, read_tokenizer(tokenizer, kind), path=str(folder))
+    if dtype is not None and not stored_as(tensors.values(), dtype):
+        held = {name: t for file in files for name, t in read_cast(file, dtype).items()}
+        tower = tower_of(kind, data, held, tower.tokenizer, path=str(folder))
+    return tower.to(device, dtype)
 
 
 def tower_of(

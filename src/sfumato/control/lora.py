@@ -110,6 +110,16 @@ def attached(net: Net, loras: Loras) -> Net:
     return copied
 
 
+def refuse_live(*nets: nn.Module) -> None:
+    """Raise `InputError` for networks with adapters beside their weights: files have no place for them."""
+    for net in nets:
+        if any(isinstance(module, _Live) for module in net.modules()):
+            raise InputError(
+                f"{type(net).__name__} has live LoRA adapters, for which no file has a place: merge them into its "
+                "weights, pipe.with_lora(file, strength, apply=sfumato.control.merged), and write that"
+            )
+
+
 def sharing(net: Net) -> Net:
     """Return a copy of `net` whose structure is its own and whose tensors are those of `net`."""
     memo: dict[int, Any] = {id(t): t for t in (*net.parameters(), *net.buffers())}

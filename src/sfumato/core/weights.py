@@ -13,18 +13,20 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
+from safetensors import safe_open as _safe_open_untyped
 from safetensors import torch as _torch_files
 from torch import Tensor
 
 from .errors import CheckpointError, InputError
 
 _files: Any = _torch_files  # its signatures name bare PathLike, which a strict type check refuses
+_safe_open: Any = _safe_open_untyped
 
 MAX_HEADER = 8 << 20  # bytes; 50,000 tensors need about 5 MB
 MAX_TENSORS = 50_000
@@ -96,6 +98,30 @@ def read_weights(path: str | os.PathLike[str], expect: Mapping[str, Spec] | None
         return cast("dict[str, Tensor]", _files.load_file(path))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+
+
+def stored_as(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
+    """Return whether tensors are of `dtype` wherever they hold floating-point numbers."""
+    return all(t.dtype == dtype for t in tensors if t.is_floating_point())
+
+
+def read_cast(
+    path: str | os.PathLike[str], dtype: torch.dtype, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Read tensors of a file that passed the check, all or those of `names`, floating-point ones cast to `dtype`.
+
+    Each is read into memory of its own, cast, and let go before the next: beside the result there is one tensor. Of a
+    mapped file all pages that were cast would be resident too, as long as it is mapped. Raises as `read_weights`.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        with _safe_open(path, framework="pt", backend="pread") as file:
+            for name in file.keys() if names is None else names:
+                tensor: Tensor = file.get_tensor(name)
+                tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    return tensors
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -24,15 +24,17 @@ from .. import __version__
 from ..codecs.codec import Codec, IdentityConfig
 from ..conditioning import Conditioner
 from ..conditioning.depth import read_depth_model, write_depth_model
+from ..control.lora import refuse_live
 from ..core import CheckpointError, InputError, Preconditioned, Prediction, Scaling, Schedule, from_config, nearest
 from ..core.json_file import read_json
-from ..core.weights import check_header, read_weights, specs, write_weights
+from ..core.weights import check_header, read_cast, read_weights, specs, write_weights
 from .aside import whole
 from .extra import Extra
 from .identity import own
 from .images import Modality
 from .names import Defaults
 from .origin import read_origin
+from .parts import modules
 from .pipeline import Pipeline
 
 FORMAT = 2
@@ -85,6 +87,7 @@ def save(pipeline: Pipeline, folder: Path) -> Path:
     configuration, `CheckpointError` where the disk refuses.
     """
     net = pipeline.denoiser.net
+    refuse_live(net, *modules(pipeline.conditioner))
     config = pipeline.config()
     dtypes = sorted({str(p.dtype) for p in net.parameters()})
     if len(dtypes) > 1:
@@ -171,8 +174,10 @@ def at_most(count: int) -> Generator[None]:
         handle.remove()
 
 
-def read(folder: Path) -> Pipeline:
-    """Return the pipeline that `save` wrote; `CheckpointError` for a folder that is damaged."""
+def read(folder: Path, cast_to: torch.dtype | None = None) -> Pipeline:
+    """Return the pipeline that `save` wrote, the network's parameters in the dtype `cast_to` where it is given; raise
+    `CheckpointError` for a folder that is damaged.
+    """
     file = folder / CONFIG
     data = read_json(file)
     if data.get("format_version") != FORMAT:
@@ -205,7 +210,10 @@ def read(folder: Path) -> Pipeline:
             origin=read_origin(folder),
         )
         net = pipeline.denoiser.net
-        fill(pipeline.denoiser, read_weights(folder / WEIGHTS, specs(net.state_dict())))
+        weights = read_weights(folder / WEIGHTS, specs(net.state_dict()))
+        if cast_to is not None and cast_to != dtype:  # not buffers: some keep their dtype
+            weights |= read_cast(folder / WEIGHTS, cast_to, (name for name, _ in net.named_parameters()))
+        fill(pipeline.denoiser, weights)
     except (InputError, TypeError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{file}: {' '.join(str(error).split())[:300]}") from error
     return pipeline

@@ -162,7 +162,7 @@ def _of_folder(
 
         return read_pipeline(path, variant=variant, device=device, dtype=dtype)
     if (path / CONFIG).is_file():
-        pipe = read(path)
+        pipe = read(path, dtype)
     elif (path / "checkpoints").is_dir():
         from ..recipes.run import pipeline_of_run
 

@@ -25,7 +25,7 @@ from ...conditioning.tower_files import read_tower
 from ...conditioning.xl import RefinerText, XLText
 from ...core import CheckpointError, FlowTime, InputError, LearnedVariance, Preconditioned, nearest
 from ...core.json_file import read_json
-from ...core.weights import specs
+from ...core.weights import read_cast, specs, stored_as
 from ...pipeline import Defaults, Pipeline
 from ...pipeline.extra import Depth, Upscale
 from ...pipeline.extra import default as default_extra
@@ -177,15 +177,19 @@ def read_network(
     bounded(data)
     of = layout(str(data.get("_class_name")))
     config = of.config(data)
-    tensors, _ = weights_in(folder, "diffusion_pytorch_model", variant)
+    tensors, files = weights_in(folder, "diffusion_pytorch_model", variant)
     with at_most(2 * len(tensors)):
         net = empty(config)
-    ours, missing, unused = read(of.links(net), of.today(tensors))
+    links = of.links(net)
+    ours, missing, unused = read(links, of.today(tensors))
     kind = type(net).__name__
     check(kind, str(folder), specs(net.state_dict()), ours, missing)
     if left := [name for name in unused if not of.ignored(name)]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise CheckpointError(f"{folder} has tensors that {kind} does not use: {', '.join(left[:3])}{more}")
+    if dtype is not None and not stored_as(tensors.values(), dtype):
+        held = {name: t for file in files for name, t in read_cast(file, dtype).items()}
+        ours = read(links, of.today(held))[0]
     net.load_state_dict(ours, assign=True)
     return net.to(device=device, dtype=dtype).eval()
 

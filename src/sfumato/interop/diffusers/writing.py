@@ -24,12 +24,14 @@ from ...conditioning import (
     write_tower,
 )
 from ...conditioning.depth import write_depth_model
+from ...control.lora import refuse_live
 from ...core import Eps, FlowTime, InputError, LearnedVariance, Plain, Preconditioned, nearest
 from ...pipeline import Pipeline
 from ...pipeline.aside import whole
 from ...pipeline.extra import Upscale
 from ...pipeline.identity import own
 from ...pipeline.origin import warn_of
+from ...pipeline.parts import modules
 from ..files import SHARD, write_shards
 from ..links import write
 from .folder import KINDS, layout
@@ -75,6 +77,7 @@ def write_network(net: nn.Module, folder: Path, *, shard: int = SHARD, **more: A
     kind = type(net).__name__
     if kind not in NETS:
         raise InputError(f"{kind} has no class in a diffusers folder{nearest(kind, NETS)}")
+    refuse_live(net)
     of = layout(NETS[kind])
     tensors = write(of.links(net), net.state_dict())
     said = {"_class_name": of.kind, "_diffusers_version": VERSION} | more | of.write(net.config)
@@ -92,6 +95,7 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
     that holds something.
     """
     folder = Path(folder)
+    refuse_live(pipe.denoiser.net, *modules(pipe.conditioner))
     if alone(pipe):
         with whole(folder) as aside:
             write_network(pipe.denoiser.net, aside, shard=shard, sample_size=pipe.shape[-1])

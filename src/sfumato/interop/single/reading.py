@@ -16,7 +16,7 @@ from ...codecs.codec import Codec
 from ...codecs.kl import AutoencoderKLConfig
 from ...conditioning import TextConditioner
 from ...core import CheckpointError, InputError, Preconditioned, Prediction, Schedule
-from ...core.weights import check_header, read_weights, specs
+from ...core.weights import check_header, read_cast, read_weights, specs, stored_as
 from ...pipeline import Defaults, Pipeline, load_codec
 from ...pipeline.extra import default as default_extra
 from ...pipeline.folder import at_most, empty
@@ -66,7 +66,7 @@ def read_single(
     if not isinstance(config, family.config):
         raise InputError(f"{path} holds a {family.architecture}: network= must be a {family.config.__name__}")
     tensors = read_weights(path)
-    taken = Taken()
+    taken = Taken(dtype=dtype)
     contract = contract_of(
         kind,
         config,
@@ -115,10 +115,13 @@ def read_single(
 
 @dataclass(frozen=True)
 class Taken:
-    """The names of a file's tensors that its parts hold, and of those that are known to be of no use to them."""
+    """The names of a file's tensors that its parts hold, and of those that are known to be of no use to them; the
+    dtype that parts are cast to, None as they are stored.
+    """
 
     used: set[str] = field(default_factory=set[str])
     idle: set[str] = field(default_factory=set[str])
+    dtype: torch.dtype | None = None
 
 
 def read_codec(path: str | Path, *, scale: float, shift: float = 0.0, upcast: bool = False) -> Codec:
@@ -158,8 +161,11 @@ def _built(
     if left := [name for name in unused if name not in made and not QUIET.match(name)] if prefix else []:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise CheckpointError(f"{path} has tensors that {kind} does not use: {', '.join(left[:3])}{more}")
+    names = held.keys() - set(unused) - made
+    if taken.dtype is not None and not stored_as(ours.values(), taken.dtype):
+        ours = read(own, read_cast(path, taken.dtype, names), optional=made)[0]
     net.load_state_dict(ours, assign=True)
-    taken.used.update(held.keys() - set(unused) - made)
+    taken.used.update(names)
     taken.idle.update(made)
     return net.eval()
 
@@ -206,6 +212,8 @@ def _texts(
             published = said.towers[name]
             part = replace(part, config=lambda shapes, prefix, heads, published=published: published)
         towers[name], names = read_tower(tensors, part, made, path=path)
+        if taken.dtype is not None and not stored_as((tensors[n] for n in names), taken.dtype):
+            towers[name], _ = read_tower(read_cast(path, taken.dtype, names), part, made, path=path)
         taken.used.update(names)
         taken.idle.update(held)
     if not towers or family.texts is None:

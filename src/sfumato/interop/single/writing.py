@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import __version__
 from ...codecs.kl import AutoencoderKL
 from ...conditioning import ClipText, RefinerText, SD3Text, TextConditioner, XLText
+from ...control.lora import refuse_live
 from ...core import Eps, InputError, Plain, Prediction, Rectified, Scaling, Schedule, Table, V, ZeroTerminalSNR
 from ...core.weights import write_weights
 from ...nets.latent_unet import LatentUNet, LatentUNetConfig
@@ -21,6 +22,7 @@ from ...nets.pixart import PixArtConfig
 from ...pipeline import Pipeline
 from ...pipeline.identity import own
 from ...pipeline.origin import Origin, warn_of
+from ...pipeline.parts import modules
 from ..diffusers.scheduler import betas
 from ..links import write
 from . import kl
@@ -48,6 +50,7 @@ def write_single(pipe: Pipeline, path: str | Path) -> Path:
         raise InputError(f"{path} must end in .safetensors")
     if path.exists():
         raise InputError(f"{path} exists; nothing is overwritten, give a new name")
+    refuse_live(pipe.denoiser.net, *modules(pipe.conditioner))
     kind, net = kind_of(pipe), pipe.denoiser.net
     family, origin = FAMILIES[kind], pipe.origin or Origin(network=FAMILIES[kind].prefix, codec=kl.PREFIX)
     links = family.links(net, origin.network)
