@@ -55,6 +55,19 @@ def test_seeds_that_share_bits_are_independent():
         assert_uncorrelated(values("start"), values("start", seeds=other))
 
 
+def test_numpys_whole_numbers_are_those_of_python():
+    for seeds in (np.arange(3), [np.int32(0), np.uint8(1), np.int64(2)], torch.arange(3)):
+        assert Noise(seeds).seeds == (0, 1, 2)
+    assert fold("a", np.int64(3), np.uint8(4)) == fold("a", 3, 4) != fold("a", "3", 4)
+    assert torch.equal(Noise([1]).normal((1, 4), "step", np.int64(7)), Noise([1]).normal((1, 4), "step", 7))
+
+
+@pytest.mark.parametrize("seeds", [[1.5], np.array([1.0]), ["1"], [None], 3, torch.tensor([0.5])])
+def test_seeds_that_are_not_whole_are_refused(seeds):
+    with pytest.raises(InputError, match="seeds must be whole numbers, one for each sample"):
+        Noise(seeds)
+
+
 @pytest.mark.parametrize("shape", [(1,), (3,), (2, 3), (3, 4, 4), (1, 17, 19)])
 def test_a_row_depends_on_its_seed_alone(shape):
     seeds = [5, 99, 0, 7, 2**63, 123456789012345678901234]

@@ -13,6 +13,7 @@ from sfumato.guidance import ClassifierFree, SkipLayer
 from sfumato.nets.hooked import Hooked
 from sfumato.nets.perturbed import Perturbed
 from sfumato.pipeline.extra import Inpainting, Instruct
+from sfumato.pipeline.given import Start, given
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -132,6 +133,36 @@ def test_in_painting_keeps_what_the_mask_keeps_exactly(kind, tmp_path, modes):
     kept = (HOLE < 0.5).expand_as(PICTURE)
     assert torch.equal(out.pixels[kept], (PICTURE * 2 - 1)[kept])
     assert not torch.allclose(out.pixels[~kept], (PICTURE * 2 - 1)[~kept], atol=0.1)
+
+
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_hole_starts_from_noise_alone_at_strength_1_as_theirs_does(channels, tmp_path, modes):
+    """The picture under the hole must not show through: alpha is not 0 where a grid of theirs begins."""
+    scheduler = diffusers.DDIMScheduler(**tiny_folders.BETAS, clip_sample=False, steps_offset=1)
+    changes = {"in_channels": channels}
+    theirs = tiny_folders.sd("StableDiffusionInpaintPipeline", scheduler=scheduler, unet_changes=changes)
+    draws, shape = torch.Generator().manual_seed(3), (1, 4, 8, 8)
+    made = theirs.prepare_latents(1, 4, 16, 16, torch.float32, "cpu", draws, image=PICTURE)
+    assert torch.equal(made[0], torch.randn(shape, generator=draws.manual_seed(3)))  # theirs begins so, everywhere
+    pipe = saved(theirs, tmp_path)
+    grid = torch.as_tensor(tiny_folders.times(theirs.scheduler, 5))
+    noise, hole, picture = sf.Noise([7]), HOLE * 2 - 1, PICTURE * 2 - 1
+    free = torch.nn.functional.interpolate(HOLE, (8, 8)) >= 0.5
+    for late in (0, 2):  # ours keeps the noised picture where the mask keeps it, from the first step on
+        alpha, sigma = pipe.denoiser.schedule(float(grid[late]))
+        shown = Start(image=picture, mask=hole, strength=1.0)
+        start = given(pipe, pipe.codec, grid[late:], shape[1:], noise, torch.device("cpu"), shown).start
+        kept = ~free * alpha * pipe.codec.encode(picture) if channels == 4 else 0
+        expected = noise.normal(shape, "start") * sigma + kept
+        torch.testing.assert_close(start, expected)
+    if channels == 9:  # to which all is noise at first
+        x = noise.normal(shape, "start") * float(pipe.denoiser.schedule(float(grid[0]))[1])
+        told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "strength": 1.0, "latents": x}
+        expected = theirs("a red cat", image=PICTURE, mask_image=HOLE, height=16, width=16, **told).images
+        asked = {"n": 1, "seed": 7, "guidance": 5.0, "grid": grid, "strength": 1.0}
+        out = pipe("a red cat", image=picture, mask=hole, **asked)
+        made = (pipe.codec.decode(out.tensor).detach() + 1).clamp(0, 2) * 127.5
+        assert float((made - expected * 255).abs().max()) < 2
 
 
 def test_instructions_edit_a_picture_with_two_scales(tmp_path):

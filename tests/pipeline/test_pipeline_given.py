@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from pipeline_toys import make, stirred
@@ -48,14 +49,13 @@ def test_a_strength_that_leaves_no_step_is_refused(strength, steps):
         latent()(n=1, steps=steps, image=PICTURE, strength=strength)
 
 
-def test_an_empty_mask_is_the_picture_and_a_full_one_is_as_without():
+def test_an_empty_mask_is_the_picture_and_a_full_one_a_run_without_one():
     pipe = latent()
     none, whole = torch.full((1, 1, 8, 8), -1.0), torch.ones(1, 1, 8, 8)
     kept = pipe(n=2, image=PICTURE, mask=none)
     assert torch.equal(kept.pixels, PICTURE.expand(2, -1, -1, -1))
-    torch.testing.assert_close(
-        pipe(n=2, image=PICTURE, mask=whole).tensor, pipe(n=2, image=PICTURE, strength=1.0).tensor
-    )
+    grid = sf.grids.uniform(pipe.denoiser.schedule, 6)[1:]  # begins where alpha is far from 0
+    assert torch.equal(pipe(n=2, image=PICTURE, mask=whole, grid=grid).tensor, pipe(n=2, grid=grid).tensor)
 
 
 def test_where_a_mask_keeps_the_state_is_the_noised_picture_at_every_step():
@@ -95,6 +95,24 @@ def test_each_picture_may_have_a_seed_of_its_own():
     assert torch.equal(again.tensor, some.tensor)
     with pytest.raises(sf.InputError, match="2 seeds for 3 pictures"):
         pipe("cat", n=3, seed=[1, 2])
+
+
+@pytest.mark.parametrize("seed", [np.arange(5, 8), [np.int64(5), 6, np.uint8(7)], np.int32(5), torch.tensor([5, 6, 7])])
+def test_seeds_of_an_array_are_seeds(seed, tmp_path):
+    pipe = make()
+    out, plain = pipe("cat", n=3, seed=seed), pipe("cat", n=3, seed=5)
+    assert torch.equal(out.tensor, plain.tensor)
+    assert out.seeds == (5, 6, 7)
+    assert all(type(one) is int for one in out.seeds)
+    settings = sf.pipeline.read_settings(out.save(tmp_path)[1])  # and so they can be written and asked for again
+    assert settings.seed == 6
+    assert torch.equal(pipe.again(settings).tensor, plain.tensor)
+
+
+@pytest.mark.parametrize("seed", [np.float32(5), np.array([5.0, 6.0, 7.0]), [np.int64(-1), 6, 7], True, np.bool_(True)])
+def test_seeds_that_are_none_are_refused(seed):
+    with pytest.raises(sf.InputError, match=r"seed=.* must be a whole number of at least 0"):
+        make()("cat", n=3, seed=seed)
 
 
 def test_a_picture_made_from_a_picture_is_made_again_with_the_same_one_alone():

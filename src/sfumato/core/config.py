@@ -12,6 +12,8 @@ import types
 import typing
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .errors import InputError, nearest
 
 T = TypeVar("T")
@@ -47,6 +49,8 @@ def to_config(obj: Any) -> Any:
         return {str(k): to_config(v) for k, v in obj.items()}
     if obj is None or isinstance(obj, (bool, int, float, str)):
         return obj
+    if isinstance(obj, np.integer):  # a seed of an array
+        return int(obj)
     raise InputError(f"{type(obj).__name__} cannot be written in a configuration; use numbers, strings and dataclasses")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -44,7 +45,8 @@ def _mix(words: _Words) -> _Words:
 
 def fold(*parts: int | str) -> int:
     """Return a 64-bit hash of `parts`: the way to derive a seed or a stream from others."""
-    # a separator inside a part is doubled, so that no part can pass for two
+    # NumPy's whole numbers are those of Python, and a separator inside a part is doubled: no part can pass for two
+    parts = tuple(int(p) if isinstance(p, np.integer) else p for p in parts)
     text = "\x1f".join(f"{type(p).__name__}:{p}".replace("\x1f", "\x1f\x1f") for p in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -56,7 +58,10 @@ class Noise:
     """
 
     def __init__(self, seeds: Iterable[int]) -> None:
-        self.seeds: tuple[int, ...] = tuple(map(int, seeds))
+        try:
+            self.seeds: tuple[int, ...] = tuple(map(operator.index, seeds))
+        except TypeError as error:
+            raise InputError(f"seeds must be whole numbers, one for each sample: {error}") from error
         if not self.seeds:
             raise InputError("seeds is empty: give one seed for each sample")
 

@@ -147,7 +147,10 @@ def given(
             raise InputError(f"strength={share} of {len(times) - 1} steps leaves none: give more steps or strength")
         times = times[len(times) - 1 - steps :]
         alpha, sigma = pipe.denoiser.schedule(float(times[0]))
-        start = latents * alpha + noise.normal((len(noise), *shape), "start", device=device) * sigma
+        known = latents
+        if hole is not None and share == 1.0:  # nothing of what is to be painted anew: alpha is not 0 at the start
+            known = latents * (F.interpolate(hole, latents.shape[-2:]) < 0.5) * blend
+        start = known * alpha + noise.normal((len(noise), *shape), "start", device=device) * sigma
         request["strength"] = share
     return Given(
         times=times,

@@ -145,7 +145,8 @@ class Pipeline:
           that were distilled with their guidance are told the scale.
         - `image`: a picture to start from, with `strength` in (0, 1], the share of the steps that are run (SDEdit,
           arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (1 or white where to paint anew) only
-          there; the rest of the picture is kept exactly. Networks made for in-painting read both.
+          there, by default with strength 1, from noise alone; the rest of the picture is kept exactly. Networks made
+          for in-painting read both.
         - `depth`: a depth map (near is white), for networks that paint over one; left out, that of `image`.
           `noise_level`: how much noise a network that enlarges its `image` puts on it first.
         - `control`: what steers beside the prompt: `ByControlNet`... (`sfumato.pipeline.steering`), together.

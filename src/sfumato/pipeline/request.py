@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,9 +91,14 @@ def rerun(request: dict[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def numbered(seed: int | Sequence[int], n: int, prompts: int) -> tuple[int, ...]:
-    """Return one seed a row: seed, seed + 1, ... or those of a list, which must have one for each row."""
+    """Return one seed a row: seed, seed + 1, ... or those of a list, which must have one for each row.
+
+    NumPy's whole numbers and arrays of them are taken as well.
+    """
     checked(n=n, prompts=prompts)
+    seed = seed.tolist() if isinstance(seed, np.ndarray | np.integer | Tensor) else seed
     if isinstance(seed, Sequence):
+        seed = [int(one) if isinstance(one, np.integer) else one for one in seed]
         for one in seed:
             checked(seed=one)
         if len(seed) != n * prompts:
