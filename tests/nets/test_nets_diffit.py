@@ -145,6 +145,19 @@ def test_rows_conditions_and_compilation(config):
 
 @pytest.mark.parametrize("config", [TINY, PICTURES], ids=["latent", "pictures"])
 @torch.no_grad()
+def test_bfloat16_is_near_float32_and_does_not_round_labels(config):
+    net = _random(config.build())
+    x, t, cond = _inputs(net)
+    exact = net(x, t, **cond)
+    net.to(torch.bfloat16)
+    got = net(x.bfloat16(), t, **cond)
+    assert got.dtype == torch.bfloat16
+    assert (got.float() - exact).norm() < 1e-2 * exact.norm()
+    assert not torch.equal(net(x.bfloat16(), t + 1, **cond)[1], got[1])  # 700 and 701 are one number in bfloat16
+
+
+@pytest.mark.parametrize("config", [TINY, PICTURES], ids=["latent", "pictures"])
+@torch.no_grad()
 def test_who_looks_at_probabilities_sees_the_bias(config):
     class Look(Subscriber):
         def probs(self, p, site, now):

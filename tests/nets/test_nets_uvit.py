@@ -56,7 +56,7 @@ def written_out(net, x, t, y=None, context=None):
     k = net.config
     weight = net.patches.weight.unflatten(1, (k.channels, k.patch, k.patch))
     h = F.conv2d(x, weight, net.patches.bias, stride=k.patch).flatten(2).transpose(1, 2)
-    tokens = [sinusoidal(t, k.width)[:, None]]
+    tokens = [sinusoidal(t, k.width)[:, None].to(x.dtype)]
     tokens = tokens if y is None else [net.label.table.weight[y][:, None], *tokens]
     tokens = tokens if context is None else [*tokens, net.text(context)]
     h = torch.cat([*tokens, h], 1) + net.positions
@@ -69,6 +69,7 @@ def written_out(net, x, t, y=None, context=None):
         attention.load_state_dict(
             state | {"out_proj.weight": block.attention.proj.weight, "out_proj.bias": block.attention.proj.bias}
         )
+        attention.to(x.dtype)
         u = F.layer_norm(h, (k.width,), block.norm_1.weight, block.norm_1.bias, 1e-5)
         h = h + attention(u, u, u, need_weights=False)[0]
         u = F.layer_norm(h, (k.width,), block.norm_2.weight, block.norm_2.bias, 1e-5)
@@ -114,6 +115,21 @@ def test_every_weight_shows(name):
     x, t, cond = inputs(net.config)
     net(x, t, **cond).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 1e-5 for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.no_grad()
+def test_bfloat16_is_no_further_off_than_pytorchs_own_layers(name):
+    net = build(VARIANTS[name])
+    x, t, cond = inputs(net.config)
+    exact = net(x, t, **cond)
+    net.to(torch.bfloat16)
+    cond |= {"context": cond["context"].bfloat16()} if "context" in cond else {}
+    got, other = net(x.bfloat16(), t, **cond), written_out(net, x.bfloat16(), t, **cond)
+    assert got.dtype == torch.bfloat16
+    off, theirs = ((y.float() - exact).norm() / exact.norm() for y in (got, other))
+    assert off < min(1e-2, 1.5 * theirs)
+    assert not torch.equal(net(x.bfloat16(), t + 1, **cond)[1], got[1])  # 700 and 701 are one number in bfloat16
 
 
 def test_compiles_without_a_break():
