@@ -7,7 +7,8 @@ import torch
 
 import sfumato as sf
 from sfumato.data.tableau import Law, paint, relations, sample_scenes, scene
-from sfumato.data.tableau.oracle import Reading, gates, read
+from sfumato.data.tableau.oracle import Reading, bank, fit, gates, ground, layers, read
+from sfumato.data.tableau.scene import RADII
 
 ATTRIBUTES = ("shape", "colour", "size", "texture", "place")
 OBJECT = ("shape", "colour", "size", "texture", "x", "y", "radius", "turn")
@@ -103,6 +104,31 @@ def test_blurred_and_noisy_pictures_are_read_and_valid():
     shares = gates.agreement(reading.scenes, truth, 64)
     assert min(shares[name] for name in (*ATTRIBUTES, "count", "ground")) >= 0.97
     assert reading.valid.float().mean() > 0.95
+
+
+@pytest.mark.parametrize("side", [24, 33, 64])
+def test_windows_hold_all_that_an_object_covers(side):
+    n = 300
+    of = torch.arange(n)
+    size, shape = of % 3, of % 11
+    radius = torch.tensor(RADII)[size] * side * (1 + fit.JITTER)
+    place = torch.stack([of * 37 % n / n * side, of * 53 % n / n * side, radius, of * 0.1], 1)
+    found = fit.Candidates(of, shape, size, of % 4, place, torch.zeros(n))
+    soft = torch.full((n,), layers._WIDTHS[-1])
+    drawn = layers.Layers(of, torch.zeros_like(of), of % 10, found).drawn(torch.zeros(n, 3, side, side), soft)
+    whole = bank.draw(shape, place, torch.zeros(n, 2), side, soft[:, None])
+    torch.testing.assert_close(drawn.cover, whole, atol=1e-5, rtol=0)
+    for templates in bank.banks(side):
+        wider = bank._bank(int(templates.size[0]), templates.width + 8, side)
+        torch.testing.assert_close(templates.cover.sum(0), wider.cover.sum(0), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("side", [24, 33])
+def test_moments_of_the_cosines_are_their_sums(side):
+    weight = (sf.Noise(range(3)).normal((3, side * side), "weight") > 0.3).float()
+    basis = ground._cosines(side)
+    expected = torch.einsum("bn,nk,nl->bkl", weight, basis, basis)
+    torch.testing.assert_close(ground._moments(weight.unflatten(1, (side, side))), expected, atol=1e-3, rtol=0)
 
 
 def test_the_gates_catch_a_wrong_reading():

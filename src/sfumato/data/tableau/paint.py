@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...core import InputError, Noise
 from . import shapes
-from .scene import RADII, Scenes, palette
+from .scene import RADII, TEXTURES, Scenes, palette
 
 _PERIOD = 0.9  # of stripes and checks, in units of the radius
 _PITCH = 0.75  # of dots
@@ -64,20 +64,37 @@ def tones(texture: Tensor, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
 
     Stripes run along v, checks repeat along both axes, dots lie on a lattice of triangles; half a turn changes none.
     """
-    kinds = every_tone(u, v, pixels)
     out = torch.zeros_like(u)
-    which = texture.view(-1, *[1] * (u.ndim - 1))
-    for k, kind in enumerate(kinds[1:], 1):
-        out = torch.where(which == k, kind, out)
+    wide = pixels.expand(len(texture), *[1] * (u.ndim - 1))
+    for k in range(1, len(TEXTURES)):
+        for rows in _chosen(texture == k):
+            out[rows] = _tone(k, u[rows], v[rows], wide[rows])
     return out
 
 
 def every_tone(u: Tensor, v: Tensor, pixels: Tensor) -> tuple[Tensor, ...]:
     """Return what `tones` is for each of the textures, in their order."""
-    over = (0.5 + _bands(u) * pixels).clamp(0, 1)
-    under = (0.5 + _bands(v) * pixels).clamp(0, 1)
-    dots = (0.5 + (0.25 - _from_dots(u, v)) * pixels).clamp(0, 1)
-    return torch.zeros_like(over), over, dots, over + under - 2 * over * under
+    over, under = _striped(u, pixels), _striped(v, pixels)
+    return torch.zeros_like(over), over, _dotted(u, v, pixels), _checked(over, under)
+
+
+def _tone(texture: int, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
+    if texture == 2:
+        return _dotted(u, v, pixels)
+    over = _striped(u, pixels)
+    return over if texture == 1 else _checked(over, _striped(v, pixels))
+
+
+def _striped(t: Tensor, pixels: Tensor) -> Tensor:
+    return (0.5 + _bands(t) * pixels).clamp(0, 1)
+
+
+def _dotted(u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
+    return (0.5 + (0.25 - _from_dots(u, v)) * pixels).clamp(0, 1)
+
+
+def _checked(over: Tensor, under: Tensor) -> Tensor:
+    return over + under - 2 * over * under
 
 
 def _bands(t: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ _TURN = math.radians(15)  # between neighbouring templates, about
 
 @dataclass(frozen=True)
 class Bank:
-    """T templates in a window of `width` pixels, for pictures of one side.
+    """T templates of one size in a window of `width` pixels, for pictures of one side.
 
     `shape`, `size` int64[T] and `turn` float32[T] say what each is; `cover` float32[width^2, T] is its coverage, with
     the middle of its bounding box in the middle of the window, and `offset` float32[T, 2] leads from there to its
@@ -36,22 +36,26 @@ class Bank:
 
 
 @cache
-def bank(side: int) -> Bank:
-    """Return the templates for pictures of `side` pixels."""
-    turns = [_turns(order) for order in shapes.SYMMETRY]
-    rows = [(k, s, t) for k, of in enumerate(turns) for s in range(len(RADII)) for t in of]
-    shape, size, turn = (torch.tensor([row[k] for row in rows]) for k in range(3))
-    radius = torch.tensor(RADII)[size] * side
+def banks(side: int) -> tuple[Bank, ...]:
+    """Return the templates for pictures of `side` pixels, size by size, the widths of all windows even or all odd."""
+    widest = min(window(RADII[-1], side), side + side % 2)
+    widths = [min(window(radius, side), widest) for radius in RADII]
+    return tuple(_bank(size, width + (widest - width) % 2, side) for size, width in enumerate(widths))
+
+
+def _bank(size: int, width: int, side: int) -> Bank:
+    rows = [(k, t) for k, order in enumerate(shapes.SYMMETRY) for t in _turns(order)]
+    shape, turn = (torch.tensor([row[k] for row in rows]) for k in range(2))
+    radius = torch.full_like(turn, RADII[size]) * side
     support = shapes.supports()[shape]
     ends = []
     for way in (0.0, math.pi / 2, math.pi, 3 * math.pi / 2):  # right, down, left, up, in the shape's own frame
         index = ((way - turn) / (2 * math.pi) * support.shape[1]).round().long() % support.shape[1]
         ends.append(support.gather(1, index[:, None])[:, 0])
     offset = -torch.stack([ends[0] - ends[2], ends[1] - ends[3]], 1) / 2 * radius[:, None]
-    width = min(window(RADII[-1], side), side + side % 2)
     place = torch.cat([offset + width / 2, radius[:, None], turn[:, None]], 1)
     cover = draw(shape, place, torch.zeros(len(rows), 2), width, _SOFT)
-    return Bank(width, shape, size, turn, cover.T.contiguous(), offset)
+    return Bank(width, shape, torch.full_like(shape, size), turn, cover.T.contiguous(), offset)
 
 
 def window(radius: float, side: int) -> int:
@@ -77,7 +81,12 @@ def draw(shape: Tensor, place: Tensor, origin: Tensor, width: int, soft: float |
 
 def covered(shape: Tensor, place: Tensor, u: Tensor, v: Tensor, soft: float | Tensor = 1.0) -> Tensor:
     """Return the coverage float32[K, N] at the places (u, v) of the shapes' own frames, as `frame` gives them."""
-    return (0.5 - _lookup(shape, u, v)[0] * (place[:, 2:3] / soft)).clamp_(0, 1)
+    return (0.5 - away(shape, u, v) * (place[:, 2:3] / soft)).clamp_(0, 1)
+
+
+def away(shape: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Return the signed distances float32[K, N] of the places (u, v) of the shapes' own frames, in radii."""
+    return _lookup(shape, u, v)[0]
 
 
 def frame(place: Tensor, origin: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -99,24 +108,35 @@ def slopes(
     d, du, dv = _lookup(shape, u, v)
     radius = place[:, 2:3]
     raw = 0.5 - d * (radius / soft)
-    edge = ((raw > 0) & (raw < 1)).float() / soft
+    cover = raw.clamp(0, 1)
+    edge = (cover == raw).float().div_(soft)
+    d, du, dv = d.mul_(edge), du.mul_(edge), dv.mul_(edge)
     cos, sin = place[:, 3:].cos(), place[:, 3:].sin()
-    by = [du * cos - dv * sin, du * sin + dv * cos, du * u + dv * v - d, radius * (dv * u - du * v)]
-    return raw.clamp_(0, 1), torch.stack(by, 1) * edge[:, None]
+    by = u.new_empty(len(u), 4, u.shape[1])
+    torch.mul(du, cos, out=by[:, 0]).addcmul_(dv, sin, value=-1)
+    torch.mul(du, sin, out=by[:, 1]).addcmul_(dv, cos)
+    torch.mul(du, u, out=by[:, 2]).addcmul_(dv, v).sub_(d)
+    torch.mul(dv, u, out=by[:, 3]).addcmul_(du, v, value=-1).mul_(radius)
+    return cover, by
 
 
 @cache
-def _tables() -> Tensor:
-    """Return float32[shapes * cells^2, 3]: the distance at the middle of each cell and its slopes along u and v."""
-    line = ((torch.arange(_CELLS) + 0.5) / _CELLS * 2 - 1) * _REACH
+def _tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Return three tables float32[shapes * cells^2] of planes d + du u + dv v, those that touch the distance in the
+    middle of each cell.
+
+    Apart, and not in one of three columns: numbers are gathered several times faster than short rows.
+    """
+    line = ((torch.arange(_CELLS, dtype=torch.float64) + 0.5) / _CELLS * 2 - 1) * _REACH
     v, u = torch.meshgrid(line, line, indexing="ij")
     h = _REACH / _CELLS
-    rows = []
+    rows: list[Tensor] = []
     for k in range(len(shapes.NAMES)):
         along = [shapes.distance(k, u + h * a, v + h * b) for a, b in ((1, 0), (-1, 0), (0, 1), (0, -1))]
-        slope = [(along[0] - along[1]) / (2 * h), (along[2] - along[3]) / (2 * h)]
-        rows.append(torch.stack([shapes.distance(k, u, v), *slope], -1).flatten(0, 1))
-    return torch.cat(rows)
+        du, dv = (along[0] - along[1]) / (2 * h), (along[2] - along[3]) / (2 * h)
+        rows.append(torch.stack([shapes.distance(k, u, v) - du * u - dv * v, du, dv]).flatten(1))
+    d, du, dv = torch.cat(rows, 1).float().unbind()
+    return d, du, dv
 
 
 def _lookup(shape: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,8 +146,8 @@ def _lookup(shape: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     scale = _CELLS / (2 * _REACH)
     near_u, near_v = u.clamp(-_REACH, _REACH), v.clamp(-_REACH, _REACH)
-    column, row = (((t + _REACH) * scale).floor_().clamp_(max=_CELLS - 1) for t in (near_u, near_v))
-    index = (column + row * _CELLS).long() + shape[:, None] * _CELLS**2
-    d, du, dv = _tables().index_select(0, index.flatten()).unflatten(0, u.shape).unbind(-1)
-    off = du * (near_u - (column + 0.5) / scale + _REACH) + dv * (near_v - (row + 0.5) / scale + _REACH)
-    return d + off + (u - near_u).abs() + (v - near_v).abs(), du, dv
+    column, row = (t.add(_REACH).mul_(scale).floor_().clamp_(max=_CELLS - 1) for t in (near_u, near_v))
+    index = (column.add_(row, alpha=_CELLS).add_(shape[:, None] * _CELLS**2)).long().flatten()  # exact below 2^24
+    d, du, dv = (table.index_select(0, index).view(u.shape) for table in _tables())
+    d.addcmul_(du, near_u).addcmul_(dv, near_v)
+    return d.add_((u - near_u).abs_()).add_((v - near_v).abs_()), du, dv

@@ -18,14 +18,14 @@ from torch import Tensor
 from .. import shapes
 from ..paint import every_tone, tones
 from ..scene import RADII, palette
-from .bank import Bank, bank, covered, frame, slopes, window
+from .bank import Bank, banks, covered, frame, slopes, window
 from .pieces import Pieces, widened
 
 _SEEN = 0.45  # of a template that must be seen; objects are seen to 0.6 at least
 _BEYOND = 0.5  # the weight of what lies beyond the frame, where an object is seldom and by a tenth at most
 _FRAMED, _COST_BEYOND = 0.88, 4.0  # the part in the frame below which a candidate pays, and how much a pixel of it
 _MIXED = 0.3  # how far from a mixture of its colour and the ground a pixel may be
-_JITTER = 0.055  # of a size's radius; the law has 0.05
+JITTER = 0.055  # of a size's radius; the law has 0.05
 _END = 0.15  # radians from the end of the range of turns within which the other end is tried too
 
 
@@ -110,8 +110,8 @@ def light(left: Tensor, behind: Tensor, through: Tensor, colour: Tensor) -> Tens
 class View:
     """What is seen of P pieces, pixel by pixel of the whole picture.
 
-    `maps` float32[P, 2, 3, N] is what templates are held against, twice: the weight of a pixel times how much of it
-    the object covers, judged by its colour alone; the weight; and the first again. First what else is seen may hide
+    `maps` float32[P, 2, 2, N] is what templates are held against, twice: the weight of a pixel times how much of it
+    the object covers, judged by its colour alone; and the weight. First what else is seen may hide
     the object, so its weight is 0; then the object hides it, so it counts as not covered. `light` float32[P, 5, N]
     judges textures, `middle` float32[P, 2] is the middle of what is seen, `touched` bool[P] says whether something
     else is beside it.
@@ -135,8 +135,7 @@ def views(pictures: Tensor, grounds: Tensor, away: Tensor, pieces: Pieces, taken
     clear = (mixture | pieces.mask) & ~near
     mine = clear | pieces.mask
     cover = torch.where(clear, far / (far + own).clamp(min=1e-6), pieces.mask.float())
-    first = torch.stack([cover * clear, clear, cover * clear], 1)
-    maps = torch.stack([first, torch.stack([cover * mine, mine | other, cover * mine], 1)], 1).flatten(3)
+    maps = torch.stack([cover * clear, clear, cover * mine, mine | other], 1).unflatten(1, (2, 2)).flatten(3)
     lights = light(left[pieces.row].flatten(2), back.flatten(2), mine.flatten(1).float(), pieces.colour)
     return View(maps, lights, pieces.middle, (near & pieces.mask).flatten(1).any(1))
 
@@ -144,44 +143,58 @@ def views(pictures: Tensor, grounds: Tensor, away: Tensor, pieces: Pieces, taken
 def propose(maps: Tensor, middle: Tensor, rows: Tensor, reach: int, step: int, keep: int, side: int) -> Candidates:
     """Return the best template of each of the `keep` best shapes of the objects `rows`.
 
-    `maps` [P, 3, N] are a, b and how much of a pixel is open to view, of which a template needs enough. The middle of
-    its bounding box is moved from `middle` [P, 2] by up to `reach` pixels each way, in steps of `step`.
+    `maps` [P, 2 or 3, N] are a, b and how much of a pixel is open to view, of which a template needs enough; a itself
+    where it is left out. The middle of its bounding box is moved from `middle` [P, 2] by up to `reach` pixels each way,
+    in steps of `step`.
     """
-    templates = bank(side)
-    width = templates.width
-    origin = (middle[rows] - width / 2).round().long() - reach
-    crop, inside = _cropped(maps[rows].unflatten(2, (side, side)), origin, width + 2 * reach, side)
+    templates = banks(side)
+    widest = templates[-1].width
+    origin = (middle[rows] - widest / 2).round().long() - reach
+    crop, inside = _cropped(_planes(maps), origin, widest + 2 * reach, side, rows)
     crop[:, 1] += _BEYOND * ~inside
-    moves = range(0, 2 * reach + 1, step)
-    shifts = [(dx, dy) for dy in moves for dx in moves]
+    found = [_matched(crop, size, (widest - size.width) // 2, reach, step) for size in templates]
+    cost, shift = (torch.cat(part, 1) for part in zip(*found, strict=True))
+    return _chosen(cost, shift, origin + widest / 2, rows, templates, keep, side)
+
+
+def _matched(crop: Tensor, templates: Bank, margin: int, reach: int, step: int) -> tuple[Tensor, Tensor]:
+    """Return what each template costs where it costs least, [K, T], and how far it is moved there, int64[K, T, 2].
+
+    All moves of one row of the lattice are one product; windows begin `margin` pixels inside of `crop` [K, C, ...].
+    """
+    width, moves = templates.width, range(margin, margin + 2 * reach + 1, step)
     square, needed = templates.cover.square(), _SEEN * templates.cover.sum(0)
-    cost = torch.full((len(rows), len(templates.shape)), torch.inf)
-    shift = torch.zeros(len(rows), len(templates.shape), dtype=torch.int64)
-    for k, (dx, dy) in enumerate(shifts):
-        a, b, clear = crop[..., dy : dy + width, dx : dx + width].flatten(2).unbind(1)
-        new = torch.addmm(a @ templates.cover, b, square, beta=-2.0)
-        new.masked_fill_(clear @ templates.cover < needed, torch.inf)
-        shift.masked_fill_(new < cost, k)
-        cost = torch.minimum(cost, new)
-    return _chosen(cost, torch.tensor(shifts)[shift], origin, rows, templates, keep, side)
+    cost = crop.new_full((len(crop), len(needed)), torch.inf)
+    shift = torch.zeros((*cost.shape, 2), dtype=torch.int64)
+    for dy in moves:
+        part = crop[:, :, dy : dy + width, margin : moves[-1] + width].unfold(3, width, step)
+        a, b, *clear = part.permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2).unbind(0)
+        new = a @ templates.cover
+        hidden = (clear[0] @ templates.cover if clear else new) < needed
+        new.addmm_(b, square, beta=-2.0).masked_fill_(hidden, torch.inf)
+        least, dx = new.unflatten(0, (len(crop), len(moves))).min(1)
+        here = torch.stack([step * dx, torch.full_like(dx, dy - margin)], 2)
+        shift = torch.where((least < cost)[:, :, None], here, shift)
+        cost = torch.minimum(cost, least)
+    return cost, shift
 
 
 def _chosen(
-    cost: Tensor, shift: Tensor, origin: Tensor, rows: Tensor, templates: Bank, keep: int, side: int
+    cost: Tensor, shift: Tensor, middle: Tensor, rows: Tensor, templates: Sequence[Bank], keep: int, side: int
 ) -> Candidates:
-    groups = [(templates.shape == k).nonzero()[:, 0] for k in range(len(shapes.NAMES))]
+    shape, size, turn, offset = (
+        torch.cat(values) for values in zip(*((t.shape, t.size, t.turn, t.offset) for t in templates), strict=True)
+    )
+    groups = [(shape == k).nonzero()[:, 0] for k in range(len(shapes.NAMES))]
     best = [cost[:, group].min(1) for group in groups]
     which = torch.stack([group[b.indices] for b, group in zip(best, groups, strict=True)], 1)
     chosen = which.gather(1, torch.stack([b.values for b in best], 1).topk(keep, largest=False).indices)
-    at = origin[:, None] + shift.gather(1, chosen[..., None].expand(-1, -1, 2))
-    middle = at + templates.width / 2 + templates.offset[chosen]
-    size, turn = templates.size[chosen].flatten(), templates.turn[chosen]
-    radius = torch.tensor(RADII)[size].unflatten(0, chosen.shape) * side
-    place = torch.cat([middle, radius[..., None], turn[..., None]], 2).flatten(0, 1)
-    nothing = torch.zeros_like(size)
-    return Candidates(
-        rows.repeat_interleave(keep), templates.shape[chosen].flatten(), size, nothing, place, nothing.float()
-    )
+    at = middle[:, None] + shift.gather(1, chosen[..., None].expand(-1, -1, 2)) + offset[chosen]
+    radius = torch.tensor(RADII)[size[chosen]] * side
+    place = torch.cat([at, radius[..., None], turn[chosen][..., None]], 2).flatten(0, 1)
+    nothing = torch.zeros(len(place), dtype=torch.int64)
+    found = shape[chosen].flatten(), size[chosen].flatten()
+    return Candidates(rows.repeat_interleave(keep), *found, nothing, place, nothing.float())
 
 
 def lit(found: Candidates, lights: Tensor, through: Tensor, soft: Tensor, side: int) -> Tensor:
@@ -205,19 +218,20 @@ def polish(
     `lights` [P, 5, N] in the textures found, or on `maps` [P, 2, N], a and b. Each size has windows of its own width.
     """
     out = Candidates(*(value.clone() for value in found._values()))
+    lights, maps = _planes(lights), None if maps is None else _planes(maps)
     for size, radius in enumerate(RADII):
         rows = (found.size == size).nonzero()[:, 0]
         if not len(rows):
             continue
         part, width = found[rows], min(window(radius, side) + 2, side)
         origin = (part.place[:, :2] - width / 2).round().long().clamp(0, side - width)
-        crop = _cropped(lights.unflatten(2, (side, side)), origin, width, side, part.of)[0].flatten(2)
+        crop = _cropped(lights, origin, width, side, part.of)[0].flatten(2)
         if maps is None:
             u, v = frame(part.place, origin, width)
             tone = tones(part.texture, u, v, part.place[:, 2:3] / soft[part.of, None])
             a, b = crop[:, 0] + tone * crop[:, 1], crop[:, 2] + tone * (crop[:, 3] + tone * crop[:, 4])
         else:
-            a, b = _cropped(maps.unflatten(2, (side, side)), origin, width, side, part.of)[0].flatten(2).unbind(1)
+            a, b = _cropped(maps, origin, width, side, part.of)[0].flatten(2).unbind(1)
         wide = soft[part.of, None]
         place = _refined(part, origin, width, side, a, b, [wide * k for k in steps])
         out.put(rows, _judged(part, place, origin, width, crop, wide))
@@ -237,7 +251,7 @@ def _refined(
         pull = torch.einsum("kn,kjn->kj", a - b * cover, by)
         gram = (by * b[:, None]) @ by.mT
         place = place + torch.linalg.solve(gram + damp, pull).clamp(-limit, limit)
-        radius = place[:, 2].clamp((1 - _JITTER) * nominal, (1 + _JITTER) * nominal)
+        radius = place[:, 2].clamp((1 - JITTER) * nominal, (1 + JITTER) * nominal)
         place = torch.stack([place[:, 0], place[:, 1], radius, place[:, 3]], 1)
     return place
 
@@ -285,18 +299,20 @@ def _to_tones(ground: Tensor, colour: Tensor) -> Tensor:
     return (off - part.clamp(0, 1) * span).square().sum(1).sqrt()
 
 
-def _cropped(maps: Tensor, origin: Tensor, width: int, side: int, of: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _planes(maps: Tensor) -> Tensor:
+    """Return `maps` [P, C, N] of whole pictures as [C, P N], which windows are cut from."""
+    return maps.transpose(0, 1).flatten(1)
+
+
+def _cropped(planes: Tensor, origin: Tensor, width: int, side: int, of: Tensor) -> tuple[Tensor, Tensor]:
     """Return windows [K, C, width, width] that begin at `origin` int64[K, 2], 0 beyond the picture, and what is inside.
 
-    `maps` [P, C, ...] are of whole pictures; window k is cut from map of[k].
+    Window k is cut from picture of[k] of `planes`.
     """
     steps = torch.arange(width)
     x, y = origin[:, :1] + steps, origin[:, 1:] + steps
     inside = ((x >= 0) & (x < side))[:, None, :] & ((y >= 0) & (y < side))[:, :, None]
-    row = torch.arange(len(origin)) if of is None else of
-    index = (y.clamp(0, side - 1)[:, :, None] * side + x.clamp(0, side - 1)[:, None, :]) + (row * side * side)[
-        :, None, None
-    ]
-    flat = maps.flatten(2).transpose(0, 1).reshape(maps.shape[1], -1)
-    out = flat.index_select(1, index.flatten()).unflatten(1, index.shape).transpose(0, 1)
+    left, top = x.clamp(0, side - 1), y.clamp(0, side - 1) + (of * side)[:, None]
+    index = top[:, :, None] * side + left[:, None, :]
+    out = planes.index_select(1, index.flatten()).unflatten(1, index.shape).transpose(0, 1)
     return out * inside[:, None], inside

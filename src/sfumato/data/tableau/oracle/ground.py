@@ -147,18 +147,36 @@ def _mottle(pictures: Tensor, ray: Tensor, open_ground: Tensor) -> Tensor:
     lightness = (shine * ray).sum(1) / ray.square().sum(1)
     off = (shine - lightness[:, None] * ray).square().sum(1)
     weight = ((off < _NEAR**2) & ((lightness - 1).abs() < _LIGHTNESS) & open_ground.flatten(1)).float()
-    basis = _cosines(pictures.shape[-1])
-    gram = torch.einsum("bn,nk,nl->bkl", weight, basis, basis)
+    gram = _moments(weight.unflatten(1, pictures.shape[2:]))
     gram += torch.eye(len(gram[0])) * (_GRAIN**2 / _PRIOR)
-    return torch.linalg.solve(gram, (weight * (lightness - 1)) @ basis)
+    return torch.linalg.solve(gram, (weight * (lightness - 1)) @ _cosines(pictures.shape[-1]))
+
+
+def _moments(weight: Tensor) -> Tensor:
+    """Return sum_n w_n f_k(n) f_l(n) of the functions f of `_cosines`, float32[B, K, K], for weights [B, S, S].
+
+    cos a cos b = (cos(a + b) + cos(a - b)) / 2 along either axis, so cosines of twice as many half waves are enough.
+    """
+    wave = _waves(weight.shape[1], 2 * _WAVES - 1)
+    sums = (wave.T @ weight @ wave).flatten(1)  # [B, (2 W - 1)^2]
+    k = torch.arange(_WAVES)
+    ways = torch.stack([k[:, None] + k, (k[:, None] - k).abs()])  # [2, W, W]
+    place = ways[:, None, :, None, :, None] * len(wave[0]) + ways[None, :, None, :, None, :]
+    return sums[:, place.flatten(0, 1)].sum(1).flatten(3, 4).flatten(1, 2) / 4
 
 
 @cache
 def _cosines(side: int) -> Tensor:
     """Return float32[side^2, K], the products of cosines of 0 to K^(1/2) - 1 half waves along either axis."""
-    place = (torch.arange(side) + 0.5) / side
-    wave = (torch.pi * place[:, None] * torch.arange(_WAVES)).cos()
+    wave = _waves(side, _WAVES)
     return torch.einsum("yk,xl->yxkl", wave, wave).flatten(2).flatten(0, 1)
+
+
+@cache
+def _waves(side: int, count: int) -> Tensor:
+    """Return float32[side, count], the cosines of 0 to count - 1 half waves."""
+    place = (torch.arange(side) + 0.5) / side
+    return (torch.pi * place[:, None] * torch.arange(count)).cos()
 
 
 def _where(mask: Tensor) -> list[Tensor]:

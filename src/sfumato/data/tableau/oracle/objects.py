@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .fit import Candidates, View, lit, polish, propose, together, views
+from .fit import Candidates, View, light, lit, polish, propose, together, views
 from .ground import Ground
 from .layers import Layers, settle, softness
 from .pieces import Pieces, colour_distances, cut, widened
@@ -65,8 +65,9 @@ def objects(pictures: Tensor, ground: Ground) -> tuple[Ground, Layers, Candidate
     row, found = whole.pieces.row, whole.found
     slot = torch.arange(len(row)) - torch.searchsorted(row, row)
     layers = Layers(row, slot, whole.pieces.colour, found.best())
-    soft = softness(pictures, back, layers)
-    layers, found = settle(pictures, back, layers, found.best(2 * _EACH, _NEARLY), soft, (1.3, 1.0))
+    outlines = layers.outlines(side)
+    soft = softness(pictures, back, layers, outlines)
+    layers, found = settle(pictures, back, layers, found.best(2 * _EACH, _NEARLY), soft, (1.3, 1.0), outlines)
     layers, found = _reconsidered(pictures, back, layers, found, soft, whole.pieces.middle)
     layers, found = settle(pictures, back, layers, found.best(2, _NEARLY), soft, (1.3, 1.0))
     return ground, layers, found
@@ -84,8 +85,9 @@ def _reconsidered(
     rows = (layers.explained(pictures, drawn) < _SURE).nonzero()[:, 0]
     if not len(rows):
         return layers, found
-    lights, through = drawn.light(pictures, layers), drawn.left(pictures, layers)[2]
-    again = propose(lit(layers.found, lights, through, soft, side), middle, rows, 3, 1, _AGAIN, side)
+    left = drawn.left(pictures)
+    lights = light(*left, layers.colour)
+    again = propose(lit(layers.found, lights, left[2], soft, side), middle, rows, 3, 1, _AGAIN, side)
     again = together([found, polish(again, lights, soft, (1.5, 1.0, 1.0), side)])
     return layers.read_as(again.best()), again
 
@@ -98,9 +100,7 @@ def _candidates(view: View, side: int) -> Candidates:
     for rows, behind, reach, step in tries:
         maps = view.maps[:, 0 if behind else 1]
         proposed = propose(maps, view.middle, rows, reach, step, _EACH, side)
-        parts.append(
-            polish(proposed, view.light, torch.full((len(view.maps),), _SOFT), (1.5, 1.0, 1.0), side, maps[:, :2])
-        )
+        parts.append(polish(proposed, view.light, torch.full((len(view.maps),), _SOFT), (1.5, 1.0, 1.0), side, maps))
     return together(parts)
 
 

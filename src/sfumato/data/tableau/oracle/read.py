@@ -16,7 +16,7 @@ from .ground import Ground, read_ground
 from .layers import Layers, settle, softness
 from .objects import objects
 
-_CHUNK = 64  # pictures at a time: what they need stays in the caches
+_CHUNK = 128  # pictures at a time: more for each call, and what they need stays in the last cache
 _COARSE = 32  # pixels a side that pictures are parsed at; larger ones are refined at their own size then
 _REAL = 0.35  # of the squared difference where it is seen, what an object has to explain to be one
 # the 99th percentiles of `residual` and `worst` of pictures read right, after the KL codec's round trip at 64 pixels
@@ -77,21 +77,24 @@ def _read(pictures: Tensor) -> Reading:
     layers, found = layers.scaled(scale), found.scaled(scale)
     back = ground.paint(side)
     if factor > 1:
-        layers, found = settle(pictures, back, layers, found.best(2), softness(pictures, back, layers), (1.0, 1.0))
+        outlines = layers.outlines(side)
+        soft = softness(pictures, back, layers, outlines)
+        layers, found = settle(pictures, back, layers, found.best(2), soft, (1.0, 1.0), outlines)
     drawn = layers.drawn(back)
+    sure = layers.explained(pictures, drawn)
     for _ in range(2):  # what is no object goes, the least real first
-        sure = layers.explained(pictures, drawn)
         least = torch.ones(len(pictures)).scatter_reduce(0, layers.row, sure, "amin")
         real = (sure > _REAL) | (sure > least[layers.row])
         if bool(real.all()):
             break
         layers = layers[real.nonzero()[:, 0]]
         drawn = layers.drawn(back)
+        sure = layers.explained(pictures, drawn)
     off = pictures - drawn.picture.unflatten(2, (side, side))
     residual = off.square().flatten(1).mean(1)
     cell = max(1, side // 8)
     worst = F.avg_pool2d(off, cell, max(1, cell // 2)).square().mean(1).flatten(1).amax(1)
-    scenes, confidence = _assembled(len(pictures), side, ground, layers, layers.explained(pictures, drawn))
+    scenes, confidence = _assembled(len(pictures), side, ground, layers, sure)
     most = _VALID[32 if side < 48 else 64]
     valid = (residual <= most[0]) & (worst <= most[1]) & (scenes.count > 0)
     return Reading(scenes, residual, worst, valid, confidence)
