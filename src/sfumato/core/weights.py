@@ -19,19 +19,18 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors import safe_open as _safe_open_untyped
 from safetensors import torch as _torch_files
 from torch import Tensor
 
 from .errors import CheckpointError, InputError
 
 _files: Any = _torch_files  # its signatures name bare PathLike, which a strict type check refuses
-_safe_open: Any = _safe_open_untyped
 
 MAX_HEADER = 8 << 20  # bytes; 50,000 tensors need about 5 MB
 MAX_TENSORS = 50_000
 MAX_RANK = 8
 MAX_SIZE = 1 << 40  # of one dimension: products stay below 2^63 long before that
+_PART = 1 << 19  # bytes: stays in the cache, and the system hands over this much at once
 _NAME = re.compile(r"[A-Za-z0-9._/-]{1,256}")
 _DTYPES = {
     "F64": torch.float64,
@@ -108,18 +107,32 @@ def stored_as(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
 def read_cast(
     path: str | os.PathLike[str], dtype: torch.dtype, names: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
-    """Read tensors of a file that passed the check, all or those of `names`, floating-point ones cast to `dtype`.
+    """Read the tensors of `names`, or all, into memory of their own, floating-point ones cast to `dtype`.
 
-    Each is read into memory of its own, cast, and let go before the next: beside the result there is one tensor. Of a
-    mapped file all pages that were cast would be resident too, as long as it is mapped. Raises as `read_weights`.
+    A part of `_PART` bytes at a time, so that beside the result there is no more than that: of a mapped file, all pages
+    that were cast would be resident too, as long as it is mapped. Raises as `read_weights`.
     """
+    path = Path(path)
+    known, _ = check_header(path)
+    header, size = _header(path)
+    room = memoryview(bytearray(_PART))
+    scratch = torch.frombuffer(room, dtype=torch.uint8)
     tensors: dict[str, Tensor] = {}
     try:
-        with _safe_open(path, framework="pt", backend="pread") as file:
-            for name in file.keys() if names is None else names:
-                tensor: Tensor = file.get_tensor(name)
-                tensors[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-    except (OSError, SafetensorError) as error:
+        with open(path, "rb", buffering=0) as file:
+            start = os.fstat(file.fileno()).st_size - size
+            for name in known if names is None else names:
+                shape, stored = known[name]
+                tensors[name] = torch.empty(shape, dtype=dtype if stored.is_floating_point else stored)
+                flat, step = tensors[name].view(-1), _PART // stored.itemsize
+                file.seek(start + header[name]["data_offsets"][0])
+                for at in range(0, len(flat), step):
+                    part = flat[at : at + step]
+                    whole = len(part) * stored.itemsize
+                    if file.readinto(room[:whole]) != whole:
+                        raise CheckpointError(f"cannot read {path}: it ends inside {name}")
+                    part.copy_(scratch[:whole].view(stored))
+    except OSError as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     return tensors
 
