@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 import sfumato as sf
-from sfumato.measure import psnr, ssim
+from sfumato.measure import block_means, psnr, ssim
 
 
 def pictures(seed):
@@ -38,3 +38,12 @@ def test_what_cannot_be_compared_is_refused():
         psnr(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
     with pytest.raises(sf.InputError, match="11 x 11"):
         ssim(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+
+
+def test_the_means_of_blocks_are_a_codec_of_one_number_a_block():
+    x = torch.arange(32.0).reshape(1, 2, 4, 4)
+    made = block_means(x, 2)
+    assert made[0, 0].tolist() == [[2.5, 2.5, 4.5, 4.5]] * 2 + [[10.5, 10.5, 12.5, 12.5]] * 2
+    assert torch.equal(made[0, 1], made[0, 0] + 16)
+    with pytest.raises(sf.InputError, match="give a divisor"):
+        block_means(x, 3)

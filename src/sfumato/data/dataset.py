@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..core import Batch, InputError, Noise
+from ..core import Batch, InputError, Noise, to_config
 
 if TYPE_CHECKING:
     from ..codecs.codec import Codec
     from ..conditioning.conditioner import Conditioner
+
+D = TypeVar("D", bound="Dataset")
 
 
 class Dataset(ABC):
@@ -65,6 +68,25 @@ class Dataset(ABC):
     def bin(self) -> float | None:
         """The distance of neighbouring levels of x_0, None where it is not on a lattice: what a likelihood needs."""
         return None
+
+
+class Wrapping(Dataset, Generic[D]):
+    """The rows of another data set, `data`, read in another way: as many, of the same shape; a registered dataclass."""
+
+    data: D
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the data."""
+        return self.data.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 of the data's and of the settings."""
+        return hashlib.sha256(f"{self.data.fingerprint} {json.dumps(to_config(self))}".encode()).hexdigest()
 
 
 class InMemory(Dataset):

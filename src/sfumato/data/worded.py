@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from ..codecs import Codec
 from ..conditioning import Words
 from ..core import Batch, InputError, Noise, register, to_config
-from .dataset import Dataset
+from .dataset import Dataset, Wrapping
 from .labels import text
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Worded(Dataset):
+class Worded(Wrapping[Dataset]):
     """The rows of `data`, with `cond["tokens"]` = `words` of `cond["caption"]` in its place; `wrong` likewise.
 
     A caption of a data set is its UTF-8 bytes (`Captions`). What the words do not know is UNKNOWN, what they are too
@@ -26,9 +26,6 @@ class Worded(Dataset):
 
     data: Dataset
     words: Words
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
         """Return the rows `indices`; what is random about them is the data's."""
@@ -44,11 +41,6 @@ class Worded(Dataset):
     def prepare(self, say: Callable[[int, int], None] = lambda done, of: None) -> None:
         """Prepare the data."""
         self.data.prepare(say)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the data."""
-        return self.data.shape
 
     @property
     def fingerprint(self) -> str:

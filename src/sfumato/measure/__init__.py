@@ -14,7 +14,7 @@ from .likelihood import HEUN, RK4, Exact, Likelihood, Normal, Rademacher, RungeK
 from .memorisation import Memorisation, memorisation
 from .neighbours import coverage, density, precision, recall
 from .points import mmd2, nearest_distance, sliced_wasserstein
-from .reconstruction import psnr, ssim
+from .reconstruction import block_means, psnr, ssim
 from .statistics import Moments, Statistics
 from .straightness import Paths, straightness
 
@@ -41,6 +41,7 @@ __all__ = [
     "Statistics",
     "Trace",
     "alignment",
+    "block_means",
     "clip_score",
     "coverage",
     "density",

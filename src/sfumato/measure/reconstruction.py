@@ -44,6 +44,17 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return found.flatten(1).mean(1)
 
 
+def block_means(x: Tensor, side: int) -> Tensor:
+    """Return pictures [B, C, H, W] whose blocks of `side` x `side` pixels are their means: the plainest of codecs.
+
+    Raises `InputError` where blocks do not fill the pictures.
+    """
+    if x.shape[-2] % side or x.shape[-1] % side:
+        height, width = x.shape[-2:]
+        raise InputError(f"blocks of {side} x {side} do not fill pictures of {width} x {height}: give a divisor")
+    return F.interpolate(F.avg_pool2d(x, side), scale_factor=side)
+
+
 def _windowed(x: Tensor) -> Tensor:
     """Return the mean under the window, at the places where it fits."""
     at = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2

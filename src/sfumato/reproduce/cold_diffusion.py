@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from ..train import Cosine, TrainConfig
 from .beds import rows_of
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
-from .figures import panels, tiles
+from .figures import sheets
 from .pictures import reader
 from .runner import Context
 from .training import built, fit
@@ -130,7 +129,8 @@ def run(context: Context) -> Iterator[Measured]:
     shown |= {"new, algorithm 1": free[0], "new, algorithm 2": free[1]}
     told = f"Fréchet distance {far(free[0]):.1f} naive, {far(free[1]):.1f} improved"
     yield Measured("unconditional", far(free[1]) / far(free[0]), told)
-    context.draw("digits", lambda: _paint(shown))
+    clean = {name: x.clamp(-1, 1) for name, x in shown.items()}
+    context.draw("digits", lambda: sheets(clean, 24, 4, width=1.9, height=2.6))
 
 
 def fitted(x: Tensor, n: int, *, seed: int = SEED) -> Tensor:
@@ -138,13 +138,6 @@ def fitted(x: Tensor, n: int, *, seed: int = SEED) -> Tensor:
     flat = x.double().flatten(1)
     covariance = torch.cov(flat.T) + 1e-9 * torch.eye(flat.shape[1], dtype=torch.float64)
     return Gaussian(flat.mean(0), covariance).sample(n, seed, dtype=torch.float32).reshape(n, *x.shape[1:])
-
-
-def _paint(shown: dict[str, Tensor]) -> Any:
-    figure, axes = panels(1, len(shown), width=1.9, height=2.6)
-    for axis, (name, x) in zip(axes, shown.items(), strict=True):
-        tiles(axis, x[:24].clamp(-1, 1), 4, name)
-    return figure
 
 
 CLAIMS = (

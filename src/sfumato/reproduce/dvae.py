@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..codecs import DVAE, DVAEConfig
@@ -16,12 +14,12 @@ from ..codecs.dvae import logit_laplace, mapped
 from ..codecs.learning import Ramp, Relaxing, usage
 from ..codecs.learning.relaxed import relaxed
 from ..core import Noise
-from ..measure import psnr, ssim
+from ..measure import block_means, psnr, ssim
 from ..train import Cosine, TrainConfig
 from .beds import rows_of
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
-from .figures import panels, tiles
+from .figures import sheets
 from .runner import Context
 from .training import fit_codec
 from .vq_vae import SIDE, pictures, unseen
@@ -83,18 +81,12 @@ def run(context: Context) -> Iterator[Measured]:
         made = codec.decode(codec.encode(x))
     used, perplexity = usage(drawn, CODES)
     yield Measured("used", used, f"{used * CODES:.0f} of {CODES} codes, perplexity {perplexity:.1f}")
-    block = F.interpolate(F.avg_pool2d(x, FACTOR), scale_factor=FACTOR)
+    block = block_means(x, FACTOR)
     ours, means = float(psnr(x, made).mean()), float(psnr(x, block).mean())
     said = f"PSNR {ours:.2f} dB, SSIM {float(ssim(x, made).mean()):.3f}; means of the blocks {means:.2f} dB"
     yield Measured("reconstructs", ours - means, said)
-    context.draw("pictures", lambda: _paint({"pictures": x, f"by {CODES} codes": made, "means of blocks": block}))
-
-
-def _paint(shown: dict[str, Tensor]) -> Any:
-    figure, axes = panels(1, len(shown), width=2.6, height=2.8)
-    for axis, (name, x) in zip(axes, shown.items(), strict=True):
-        tiles(axis, x[:16], 4, name)
-    return figure
+    shown = {"pictures": x, f"by {CODES} codes": made, "means of blocks": block}
+    context.draw("pictures", lambda: sheets(shown, 16, 4, width=2.6, height=2.8))
 
 
 CLAIMS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,6 +96,14 @@ def tiles(axes: Axes, pictures: Any, columns: int, title: str) -> None:
     axes.imshow(-sheet, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
     axes.set_title(title, loc="left", fontsize=11)
     _bare(axes)
+
+
+def sheets(shown: Mapping[str, Any], count: int, columns: int, *, width: float, height: float) -> Figure:
+    """Return a figure of named pictures [n, 1, H, W] in [-1, 1]: of each name one sheet, the first `count`."""
+    figure, axes = panels(1, len(shown), width=width, height=height)
+    for axis, (name, pictures) in zip(axes, shown.items(), strict=True):
+        tiles(axis, pictures[:count], columns, name)
+    return figure
 
 
 def _bare(axes: Axes) -> None:

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from ..train import Cosine, TrainConfig
 from .beds import rows_of
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
-from .figures import panels, tiles
+from .figures import sheets
 from .pictures import BATCH, draw, labels, reader, trained
 from .runner import Context
 from .training import fit_codec
@@ -113,14 +112,8 @@ def run(context: Context) -> Iterator[Measured]:
     far = [float(frechet_distance(net.features(v).double(), real)) for v in (quick, slow)]
     yield Measured("poor", far[0] / far[1], f"Fréchet distance {far[0]:.1f} against {far[1]:.1f}")
     shown = {"scans": held, "reconstructed": made, "drawn by the VAE": quick, "drawn by diffusion": slow}
-    context.draw("digits", lambda: _paint(shown))
-
-
-def _paint(shown: dict[str, Tensor]) -> Any:
-    figure, axes = panels(1, len(shown), width=2.2, height=2.6)
-    for axis, (name, x) in zip(axes, shown.items(), strict=True):
-        tiles(axis, x[:30].clamp(-1, 1), 5, name)
-    return figure
+    clean = {name: x.clamp(-1, 1) for name, x in shown.items()}
+    context.draw("digits", lambda: sheets(clean, 30, 5, width=2.2, height=2.6))
 
 
 CLAIMS = (

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..codecs import VQModel, VQModelConfig
@@ -16,12 +14,12 @@ from ..codecs.learning import Follower, Quantising, usage
 from ..core import Noise
 from ..data import Dataset, Tableau
 from ..data.tableau import EVALUATION
-from ..measure import psnr, ssim
+from ..measure import block_means, psnr, ssim
 from ..train import AdamW, Cosine, TrainConfig
 from .beds import seeds
 from .catalogue import CATALOGUE
 from .claims import Claim, Measured, System
-from .figures import panels, tiles
+from .figures import sheets
 from .runner import Context
 from .training import fit_codec
 
@@ -92,7 +90,7 @@ def run(context: Context) -> Iterator[Measured]:
     used, perplexity = usage(codes, CODES)
     yield Measured("alive", used, f"{used * CODES:.0f} of {CODES} codes on {len(x)} unseen pictures")
     yield Measured("perplexity", perplexity / CODES, f"perplexity {perplexity:.1f}")
-    block = F.interpolate(F.avg_pool2d(x, FACTOR), scale_factor=FACTOR)
+    block = block_means(x, FACTOR)
     ours, means = float(psnr(x, made).mean()), float(psnr(x, block).mean())
     said = f"PSNR {ours:.2f} dB, SSIM {float(ssim(x, made).mean()):.3f}; means of the blocks {means:.2f} dB"
     yield Measured("reconstructs", ours - means, said)
@@ -104,14 +102,8 @@ def run(context: Context) -> Iterator[Measured]:
         worse = float(psnr(x, plain.decode(plain.encode(x)).clamp(-1, 1)).mean())
     told = f"without revival {left[0] * CODES:.0f} codes, perplexity {left[1]:.1f}, PSNR {worse:.2f} dB"
     yield Measured("revival", used / left[0], told)
-    context.draw("pictures", lambda: _paint({"pictures": x, f"by {CODES} codes": made, "means of blocks": block}))
-
-
-def _paint(shown: dict[str, Tensor]) -> Any:
-    figure, axes = panels(1, len(shown), width=2.6, height=2.8)
-    for axis, (name, x) in zip(axes, shown.items(), strict=True):
-        tiles(axis, x[:16], 4, name)
-    return figure
+    shown = {"pictures": x, f"by {CODES} codes": made, "means of blocks": block}
+    context.draw("pictures", lambda: sheets(shown, 16, 4, width=2.6, height=2.8))
 
 
 CLAIMS = (

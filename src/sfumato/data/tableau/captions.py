@@ -114,16 +114,23 @@ class Partial(Style):
         return English().full(claims, draws) if draws.chance(0.5) else English().short(claims, draws)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rewording(Style):
+    """A style that says what `of` would say, in words of its own."""
+
+    of: Style
+
+    def tell(self, known: Facts, draws: Draws) -> Claims:
+        """Return what `of` says of a scene, all of it true."""
+        return self.of.tell(known, draws)
+
+
 @register
 @dataclass(frozen=True, kw_only=True)
-class Paraphrased(Style):
+class Paraphrased(Rewording):
     """What `of` would say, three words in five by any of their paraphrases."""
 
     of: Style = Partial()
-
-    def tell(self, known: Facts, draws: Draws) -> Claims:
-        """Return what is said of a scene, all of it true."""
-        return self.of.tell(known, draws)
 
     def word(self, claims: Claims, draws: Draws) -> str:
         """Return the claims in words."""
@@ -133,14 +140,10 @@ class Paraphrased(Style):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Chinese(Style):
+class Chinese(Rewording):
     """What `of` would say, in Chinese."""
 
     of: Style = Partial()
-
-    def tell(self, known: Facts, draws: Draws) -> Claims:
-        """Return what is said of a scene, all of it true."""
-        return self.of.tell(known, draws)
 
     def word(self, claims: Claims, draws: Draws) -> str:
         """Return the claims in words."""
@@ -150,7 +153,7 @@ class Chinese(Style):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class AltText(Style):
+class AltText(Rewording):
     """What `of` would say, as a web page would: typing errors, file names, words of no meaning.
 
     A misspelt word says nothing, so the claims are what is left; they hold (where they would not, nothing is misspelt).
@@ -166,10 +169,6 @@ class AltText(Style):
             text = _noisy(self.of.word(claims, draws), draws)
         return Caption(text=text, claims=parse(text))
 
-    def tell(self, known: Facts, draws: Draws) -> Claims:
-        """Return what is said of a scene, all of it true."""
-        return self.of.tell(known, draws)
-
     def word(self, claims: Claims, draws: Draws) -> str:
         """Return the claims in words, some misspelt, among others."""
         return _noisy(_misspelt(self.of.word(claims, draws), draws), draws)
@@ -181,7 +180,7 @@ class AltText(Style):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Wrong(Style):
+class Wrong(Rewording):
     """What `of` would say with one claim changed, so that it does not hold, not even to within the oracle's slack."""
 
     of: Style = Descriptive()
@@ -199,10 +198,6 @@ class Wrong(Style):
         n = len(known.objects)
         text = self.word(replace(told, number=n + 1 if n < MAX_OBJECTS else n - 1), draws)
         return Caption(text=text, claims=parse(text), wrong="count")
-
-    def tell(self, known: Facts, draws: Draws) -> Claims:
-        """Return what is said of a scene before it is changed."""
-        return self.of.tell(known, draws)
 
     def word(self, claims: Claims, draws: Draws) -> str:
         """Return the claims in words."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...core import Batch, InputError, Noise, register
-from ..dataset import Dataset
+from ..dataset import Wrapping
 from ..labels import Captions
 from .captions import Wrong
 from .dataset import Tableau
@@ -15,7 +15,7 @@ from .dataset import Tableau
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Contrasted(Dataset):
+class Contrasted(Wrapping[Tableau]):
     """The rows of `data` with `cond["wrong"]` uint8[B, L]: the row's own caption with one claim changed (`Wrong`).
 
     Both are in the same style, so that how a caption is written does not tell whether it is true. Raises `InputError`
@@ -28,9 +28,6 @@ class Contrasted(Dataset):
         if not self.data.styles:
             raise InputError("wrong captions are changed ones: give the Tableau styles")
 
-    def __len__(self) -> int:
-        return len(self.data)
-
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
         """Return the rows `indices`."""
         batch = self.data.batch(indices, noise)
@@ -40,11 +37,6 @@ class Contrasted(Dataset):
         """Return the wrong captions of the rows `indices`."""
         spoilt = replace(self.data, styles=tuple(Wrong(of=style) for style in self.data.styles))
         return [caption.text for caption in spoilt.captions(indices)]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the data."""
-        return self.data.shape
 
     @property
     def fingerprint(self) -> str:

@@ -6,8 +6,6 @@ wrongly; `Poisoned` one of which known rows teach a wrong meaning of a word. Eac
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...core import Batch, InputError, Noise, nearest, register, to_config
-from ..dataset import Dataset
+from ...core import Batch, InputError, Noise, nearest, register
+from ..dataset import Wrapping
 from ..labels import Captions
 from . import shapes
 from .captions import Caption, Descriptive, Style, Wrong
@@ -65,7 +63,7 @@ def blur(pictures: Tensor, sigma: float = 1.5) -> Tensor:
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Defective(Dataset):
+class Defective(Wrapping[Tableau]):
     """`data` with defects in known rows: `rates` are the shares of DEFECTS after "none", in their order.
 
     The copies are of rows 0 .. `originals` - 1 of `data`, pictures and captions, and of as few of them the more often
@@ -85,9 +83,6 @@ class Defective(Dataset):
             raise InputError(f"originals is {self.originals}: give 1 to {self.data.size}, the rows of the data")
         if not self.data.styles:
             raise InputError("a Tableau without styles has no captions to be wrong: give it styles")
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def defects(self, indices: Sequence[int]) -> Tensor:
         """Return int64[B], what is wrong with each row: numbers into DEFECTS."""
@@ -122,16 +117,6 @@ class Defective(Dataset):
             if len(rows):
                 x0[rows] = make(x0[rows], own.rows(rows.tolist()))
         return Batch(x0, Captions().cond([c.text for c in self.captions(indices)]))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the data."""
-        return self.data.shape
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the data's and of the settings."""
-        return hashlib.sha256(f"{self.data.fingerprint} {json.dumps(to_config(self))}".encode()).hexdigest()
 
 
 class Poison(ABC):
@@ -180,7 +165,7 @@ class DirtyLabel(Poison):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Poisoned(Dataset):
+class Poisoned(Wrapping[Tableau]):
     """`data` with a share `rate` of the rows that `poison` affects replaced by it; `poisoned` says which.
 
     Their captions are `style`'s, so that they name what the poison is about.
@@ -194,9 +179,6 @@ class Poisoned(Dataset):
     def __post_init__(self) -> None:
         if not 0 <= self.rate <= 1:
             raise InputError(f"rate is a share of the rows, got {self.rate}; give 0 to 1")
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def poisoned(self, indices: Sequence[int]) -> Tensor:
         """Return bool[B]: which rows are poison."""
@@ -213,13 +195,3 @@ class Poisoned(Dataset):
             for row, caption in zip(rows, self.style.write(scenes, own), strict=True):
                 captions[row] = caption.text
         return Batch(clean.x0, Captions().cond(captions) if captions else {})
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the data."""
-        return self.data.shape
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of the data's and of the settings."""
-        return hashlib.sha256(f"{self.data.fingerprint} {json.dumps(to_config(self))}".encode()).hexdigest()

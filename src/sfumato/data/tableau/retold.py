@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...codecs import Codec
 from ...core import Batch, InputError, Noise, register
-from ..dataset import Dataset
+from ..dataset import Dataset, Wrapping
 from ..labels import Captions
 from ..latents import Latents
 from .dataset import Tableau
@@ -16,7 +16,7 @@ from .dataset import Tableau
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class Retold(Dataset):
+class Retold(Wrapping[Dataset]):
     """The rows of `data`, a `Tableau` or its `Latents`, each with a caption drawn by the noise of the batch.
 
     So a few pictures, encoded once, are seen with captions without end: scenes are pure functions of their number, and
@@ -37,9 +37,6 @@ class Retold(Dataset):
             raise InputError(f"only scenes can be told anew: give a Tableau or its Latents, not {type(inner).__name__}")
         return inner
 
-    def __len__(self) -> int:
-        return len(self.data)
-
     def batch(self, indices: Sequence[int], noise: Noise) -> Batch:
         """Return the rows `indices`, row i told by row i of `noise`."""
         batch = self.data.batch(indices, noise)
@@ -50,11 +47,6 @@ class Retold(Dataset):
         """Encode the latents that are not on the disk yet."""
         if isinstance(self.data, Latents):
             self.data.write(say)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """That of the data."""
-        return self.data.shape
 
     @property
     def codec(self) -> Codec | None:
