@@ -20,8 +20,8 @@ _CHUNK = 128  # pictures at a time: more for each call, and what they need stays
 _COARSE = 32  # pixels a side that pictures are parsed at; larger ones are refined at their own size then
 _REAL = 0.35  # of the squared difference where it is seen, what an object has to explain to be one
 # the 99th percentiles of `residual` and `worst` of pictures read right, of 2,000 after the KL codec's round trip at 64
-# pixels, and of 200 crowded ones after a blur of 0.7 pixels with noise of 0.03 at 32; of 2,000 of the latter, `worst` is
-# 0.0249, at which every fifth ghost passes (`python -m sfumato.data.tableau.oracle --thresholds`)
+# pixels, and of 200 crowded ones after a blur of 0.7 pixels with noise of 0.03 at 32; of 2,000 such, `worst` is 0.0249,
+# at which every fifth ghost passes (`python -m sfumato.data.tableau.oracle --thresholds`)
 _VALID = {32: (0.0126, 0.0166), 64: (0.0177, 0.0169)}
 
 
