@@ -12,7 +12,7 @@ from .recipe import Recipe
 
 
 def digits() -> Recipe:
-    """Return the recipe: 0.29 M parameters, about a minute and a half on one core."""
+    """Return the recipe: 0.29 M parameters; 2000 steps are about five minutes of processor time."""
     return Recipe(
         data=Digits(),
         net=digits_net(),
