@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import sfumato as sf
 from sfumato import InputError, Noise
 from sfumato.codecs import AutoencoderKLConfig, Identity, IdentityConfig
 from sfumato.codecs.kl import sd, sd3, sdxl, upscaler
+from sfumato.codecs.trunk import Norm
 from sfumato.pipeline.folder import empty
 
 TINY = AutoencoderKLConfig(widths=(8, 16, 16), layers=1, groups=4)
@@ -86,6 +88,19 @@ def test_sides_that_do_not_fill_the_latents_are_refused():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_norms_of_large_grids_are_exact():
+    """PyTorch's own kernel loses three digits there."""
+    g, norm = torch.Generator().manual_seed(0), Norm(2, 8, 1e-6)
+    norm.weight.copy_(torch.randn(8, generator=g))
+    norm.bias.copy_(torch.randn(8, generator=g))
+    x = (3 + 2 * torch.randn(2, 8, 512, 300, generator=g)).contiguous(memory_format=torch.channels_last)
+    exact = F.group_norm(x.double(), 2, norm.weight.double(), norm.bias.double(), 1e-6)
+    own = F.group_norm(x, 2, norm.weight, norm.bias, 1e-6)
+    assert (norm(x) - exact).norm() < 2e-6 * exact.norm()
+    assert (own - exact).norm() > 1e-5 * exact.norm()
+
+
 def test_compiles_without_a_break():
     codec = scrambled(TINY.build())
     x, z = normal(1, 3, 8, 8), normal(1, 4, 2, 2)

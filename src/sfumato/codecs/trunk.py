@@ -20,6 +20,7 @@ from ..nets.blocks.conv import GroupNorm, arranged, joined, raised, silu
 from .strips import Conv, Doubling, Halving, Reader, affine, along, precise
 
 EPS = 1e-6  # of every group normalisation here
+PLACES = 1 << 14  # summed at a time: 7e-7 off
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,20 @@ class Shape:
 
 
 class Norm(GroupNorm):
-    """Group normalisation; the second argument is for norms that read the latent."""
+    """Group normalisation; the second argument is for norms that read the latent.
+
+    On a CPU PyTorch sums channels last one by one in float32: 3e-5 off on 512 x 512 places, eight times as much on
+    twice the side. So large grids in float32 are summed strip by strip.
+    """
 
     def forward(self, input: Tensor, latent: Tensor | None = None) -> Tensor:
         """Return the normalised `input` [B, C, H, W]."""
-        return super().forward(raised(input)).to(input.dtype)
+        x = raised(input)
+        exact = x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[2:].numel() > PLACES
+        if not exact or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().forward(x).to(input.dtype)
+        scale, shift = affine(x, self, max(1, PLACES // x.shape[-1]))
+        return torch.addcmul(shift, x, scale).to(input.dtype)
 
     def reader(self, x: Tensor, latent: Tensor | None, height: int) -> Reader:
         """Return (first row, last row) -> the normalised rows of `x`, by the statistics of all of it."""
