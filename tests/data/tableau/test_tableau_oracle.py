@@ -123,6 +123,40 @@ def test_windows_hold_all_that_an_object_covers(side):
         torch.testing.assert_close(templates.cover.sum(0), wider.cover.sum(0), atol=1e-3, rtol=0)
 
 
+def test_slopes_are_those_of_the_coverage():
+    n, side = 44, 40
+    of = torch.arange(n)
+    place = torch.stack([20 + of * 0.01, 20 - of * 0.02, 8 + of * 0.05, of * 0.1], 1)
+    origin = torch.zeros(n, 2)
+    cover, by = bank.slopes(of % 11, place, origin, side, 3.0)
+    torch.testing.assert_close(cover, bank.draw(of % 11, place, origin, side, 3.0))
+    for k, step in enumerate((0.1, 0.1, 0.1, 0.02)):
+        up, down = place.clone(), place.clone()
+        up[:, k] += step
+        down[:, k] -= step
+        ends = [bank.draw(of % 11, x, origin, side, 3.0) for x in (up, down)]
+        change = (ends[0] - ends[1]) / (2 * step)
+        assert float((change - by[:, k]).square().sum() / change.square().sum()) < (
+            0.03 if k < 3 else 0.06
+        )  # kinks of the edge aside
+
+
+@pytest.mark.parametrize(("reach", "step"), [(4, 2), (3, 1), (1, 1)])
+def test_a_template_that_was_moved_is_proposed_where_it_is(reach, step):
+    side = 32
+    for templates in bank.banks(side):
+        k = torch.arange(0, len(templates.shape), 7)
+        shift = (torch.stack([k % 3 - 1, k // 7 % 3 - 1], 1) * step).float()
+        place = torch.cat([16 + shift + templates.offset[k], torch.ones(len(k), 2)], 1)
+        place[:, 2] = torch.tensor(RADII)[templates.size[0]] * side
+        place[:, 3] = templates.turn[k]
+        cover = bank.draw(templates.shape[k], place, torch.zeros(len(k), 2), side, bank._SOFT)
+        maps, middle = torch.stack([cover, torch.ones_like(cover)], 1), torch.full((len(k), 2), 16.0)
+        found = fit.propose(maps, middle, torch.arange(len(k)), reach, step, 1, side)
+        assert torch.equal(found.shape, templates.shape[k])
+        torch.testing.assert_close(found.place[:, :2], place[:, :2], atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("side", [24, 33])
 def test_moments_of_the_cosines_are_their_sums(side):
     weight = (sf.Noise(range(3)).normal((3, side * side), "weight") > 0.3).float()
