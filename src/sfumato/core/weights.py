@@ -107,13 +107,12 @@ def stored_as(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
 def read_cast(
     path: str | os.PathLike[str], dtype: torch.dtype, names: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
-    """Read the tensors of `names`, or all, into memory of their own, floating-point ones cast to `dtype`.
+    """Read tensors of a file that passed the check, all or `names`, floating-point ones cast to `dtype`.
 
-    A part of `_PART` bytes at a time, so that beside the result there is no more than that: of a mapped file, all pages
-    that were cast would be resident too, as long as it is mapped. Raises as `read_weights`.
+    A part of `_PART` bytes at a time, so that no more than that is in memory beside the result: of a mapped file, all
+    pages that were cast would be too, as long as it is mapped. Raises as `read_weights`.
     """
     path = Path(path)
-    known, _ = check_header(path)
     header, size = _header(path)
     room = memoryview(bytearray(_PART))
     scratch = torch.frombuffer(room, dtype=torch.uint8)
@@ -121,11 +120,11 @@ def read_cast(
     try:
         with open(path, "rb", buffering=0) as file:
             start = os.fstat(file.fileno()).st_size - size
-            for name in known if names is None else names:
-                shape, stored = known[name]
+            for name in header.keys() - {"__metadata__"} if names is None else names:
+                (shape, stored), end = _spec(name, header[name], path)
                 tensors[name] = torch.empty(shape, dtype=dtype if stored.is_floating_point else stored)
                 flat, step = tensors[name].view(-1), _PART // stored.itemsize
-                file.seek(start + header[name]["data_offsets"][0])
+                file.seek(start + end - len(flat) * stored.itemsize)
                 for at in range(0, len(flat), step):
                     part = flat[at : at + step]
                     whole = len(part) * stored.itemsize
