@@ -86,7 +86,7 @@ def test_the_pictures_of_load_lora_weights(case):
     back = sf.load(folder / "merged")
     assert back.sha256() == merged.sha256()  # every weight; sums over mapped memory may round otherwise
     assert float((_ours(back, theirs, x) - _ours(merged, theirs, x)).abs().max()) < 0.1
-    live = pipe.with_lora(folder / "two.safetensors", apply=attached)
+    live = pipe.with_lora(folder / "one.safetensors", apply=attached)
     texts = replace(live, denoiser=pipe.denoiser)  # adapters of a text encoder alone
     for changed in (live, texts):
         assert changed.sha256() != pipe.sha256()
