@@ -1,6 +1,8 @@
 """Models that come with the package: found by name, in float32, and refused where a file is not the shipped one."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -59,3 +61,9 @@ def test_what_ships_is_whole():
         assert set(json.loads((folder / assets.HASHES).read_text())) == {p.name for p in folder.iterdir()} - {
             assets.HASHES
         }
+
+
+def test_loading_one_does_not_wait_for_the_compiler():
+    """Arithmetic on weights that are not there yet would import it: a second that nobody has asked for."""
+    code = "import sys, sfumato as sf; sf.load('tableau'); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -115,7 +115,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, width: int, tokens: int, outputs: int) -> None:
         super().__init__()
-        self.positions = nn.Parameter(torch.randn(tokens + 1, width) * width**-0.5)
+        self.positions = nn.Parameter(torch.empty(tokens + 1, width).normal_(std=width**-0.5))
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width)
         self.v = nn.Linear(width, width)

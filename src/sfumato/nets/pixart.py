@@ -113,7 +113,7 @@ class Block(nn.Module):
         super().__init__()
         d, compression = config.width, config.compression
         self.eps = config.eps
-        self.table = nn.Parameter(torch.randn(6, d) * d**-0.5)
+        self.table = nn.Parameter(torch.empty(6, d).normal_(std=d**-0.5))
         self.attention = Attention(d, config.heads, bias=True)
         narrow = compression is not None and layer in compression.layers
         self.compression = Compression(d, compression.factor) if compression is not None and narrow else None
@@ -176,9 +176,9 @@ class PixArt(nn.Module):
         self.modulation = nn.Linear(d, 6 * d)
         self.text = TextProjection(k.context, d)
         if k.null_tokens:
-            self.register_buffer("null", torch.randn(k.null_tokens, k.context) * k.context**-0.5)
+            self.register_buffer("null", torch.empty(k.null_tokens, k.context).normal_(std=k.context**-0.5))
         self.blocks = nn.ModuleList(Block(k, layer) for layer in range(k.layers))
-        self.table = nn.Parameter(torch.randn(2, d) * d**-0.5)
+        self.table = nn.Parameter(torch.empty(2, d).normal_(std=d**-0.5))
         self.out = nn.Linear(d, k.patch**2 * k.out_channels)
         self._initialise()
 
