@@ -18,6 +18,7 @@ RECIPES = {
     "tableau": "captioned scenes of shapes, 64 x 64, latent text-to-image transformer",
     "tableau-clip": "captioned scenes of shapes, 64 x 64, the contrastive judge",
     "tableau-kl": "their autoencoder: 16 x 16 x 4 latents",
+    "tableau-reader": "what their captions say: the encoder of words, before it sees a picture",
     "tableau-vq": "their VQGAN: 512 codes",
     "tableau-dvae": "their discrete VAE: 512 codes",
     "tableau-vae": "their plain VAE: 64 numbers a picture",
@@ -25,7 +26,7 @@ RECIPES = {
 }
 
 DESCRIPTION = "Train a recipe, or go on with a run that was stopped.\n\nrecipes:\n" + "\n".join(
-    f"  {name:<13}{says}" for name, says in RECIPES.items()
+    f"  {name:<15}{says}" for name, says in RECIPES.items()
 )
 EPILOG = """Every field of the recipe can be set: --train.steps 500 --schedule VPLinear --net.multipliers 1,2,2
 (--show lists all fields with their values.)

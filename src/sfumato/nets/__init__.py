@@ -11,6 +11,7 @@ from .diffit import DiffiT, DiffiTConfig
 from .diffit_unet import DiffiTUNet, DiffiTUNetConfig
 from .dit import DiT, DiTConfig
 from .encoder import Encoder, EncoderConfig
+from .exam import Exam, ExamConfig
 from .hunyuan_dit import HunyuanDiT, HunyuanDiTConfig
 from .latent_unet import LatentUNet, LatentUNetConfig
 from .lumina import Lumina, LuminaConfig
@@ -35,6 +36,8 @@ __all__ = [
     "DiffiTUNetConfig",
     "Encoder",
     "EncoderConfig",
+    "Exam",
+    "ExamConfig",
     "HunyuanDiT",
     "HunyuanDiTConfig",
     "LatentUNet",

@@ -51,6 +51,7 @@ class LatentUNetConfig:
     - `guidance_width`: sinusoids of a guidance scale that join those of the time, as in latent consistency models.
     - `extra`: channels that stand beside the latent: 5 of in-painting (mask, masked picture), 4 of InstructPix2Pix,
       1 of depth, 3 of the up-scaler.
+    - `patch`: squares of so many latents a side are one place of the first level, side by side in its channels.
     - `convolved`: whether files hold the matrices around a transformer as 1x1 convolutions, as those of Stable
       Diffusion 1 do; the numbers are the same.
     Raises `InputError` for lists that are not one entry a level, and widths that do not divide.
@@ -71,6 +72,7 @@ class LatentUNetConfig:
     noise_levels: int = 0
     guidance_width: int = 0
     extra: int = 0
+    patch: int = 1
     convolved: bool = True
     groups: int = 32
     eps: float = 1e-5
@@ -211,7 +213,7 @@ class DownUNet(nn.Module):
         self.vector = nn.Sequential(nn.Linear(k.vector, dim), nn.SiLU(), nn.Linear(dim, dim)) if k.vector else None
         self.noise_level = nn.Embedding(k.noise_levels, dim) if k.noise_levels else None
 
-        self.conv_in = conv(k.in_channels + k.extra, widths[0])
+        self.conv_in = conv((k.in_channels + k.extra) * k.patch**2, widths[0])
         skips, width = [widths[0]], widths[0]
         self.down = nn.ModuleList()
         for level, outputs in enumerate(widths):
@@ -300,7 +302,8 @@ class DownUNet(nn.Module):
 
     def begun(self, x: Tensor, extra: Tensor | None) -> Tensor:
         """Return the first features."""
-        return arranged(self.conv_in(x if extra is None else torch.cat((x, extra), dim=1)))
+        x = x if extra is None else torch.cat((x, extra), dim=1)
+        return arranged(self.conv_in(F.pixel_unshuffle(x, self.config.patch) if self.config.patch > 1 else x))
 
     def downward(
         self,
@@ -349,7 +352,7 @@ class LatentUNet(DownUNet):
             self.up.append(Stage(blocks, Upsample(outputs) if level > 0 else None))
             width = outputs
         self.norm_out = GroupNorm(k.groups, width, k.eps)
-        self.conv_out = conv(width, k.out_channels, scale=ALMOST_ZERO)
+        self.conv_out = conv(width, k.out_channels * k.patch**2, scale=ALMOST_ZERO)
 
     def forward(self, x: Tensor, c_noise: Tensor, hooks: Hooks | None = None, **cond: Any) -> Tensor:
         """Return trunk(x, embed(c_noise), **condition(**cond))."""
@@ -377,7 +380,8 @@ class LatentUNet(DownUNet):
                 h = block(torch.cat((h, skips.pop()), dim=1), told, left, mask, hooks)
             if stage.sample is not None:
                 h = stage.sample(h, skips[-1].shape[-2:])
-        return self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()
+        out = self.conv_out(silu(self.norm_out(raised(h))).to(h.dtype)).contiguous()
+        return F.pixel_shuffle(out, self.config.patch) if self.config.patch > 1 else out
 
 
 def sd1() -> LatentUNetConfig:

@@ -5,6 +5,7 @@ from .classifying import Classifying
 from .contrasting import Contrasting
 from .couplings import Coupling, Given, Independent, MiniBatchOT
 from .denoising import Denoising, Objective
+from .examining import Examining
 from .time_laws import CosMap, Discrete, Ladder, LogitNormal, LogNormal, Mode, TimeLaw, Uniform
 from .weightings import P2, SNR, KarrasWeight, MinSNR, Sigmoid, Simple, Weighting
 
@@ -18,6 +19,7 @@ __all__ = [
     "Coupling",
     "Denoising",
     "Discrete",
+    "Examining",
     "Given",
     "Hybrid",
     "Importance",

@@ -11,11 +11,13 @@ from .folder import folder
 from .judging import JudgeRecipe, judge_of_run
 from .likelihood import bits_per_dim
 from .overrides import changes, flatten, override
+from .reading import ReaderRecipe, examined
 from .recipe import Recipe, Training, recipe_of, train
 from .run import pipeline_of_run
 from .tableau import tableau
 from .tableau_clip import tableau_clip
 from .tableau_codecs import tableau_dvae, tableau_kl, tableau_tiny, tableau_vae, tableau_vq
+from .tableau_reader import tableau_reader
 
 RECIPES: dict[str, Callable[[], Training]] = {
     "datasaurus": datasaurus,
@@ -25,6 +27,7 @@ RECIPES: dict[str, Callable[[], Training]] = {
     "tableau-clip": tableau_clip,
     "tableau-dvae": tableau_dvae,
     "tableau-kl": tableau_kl,
+    "tableau-reader": tableau_reader,
     "tableau-tiny": tableau_tiny,
     "tableau-vae": tableau_vae,
     "tableau-vq": tableau_vq,
@@ -34,6 +37,7 @@ __all__ = [
     "RECIPES",
     "CodecRecipe",
     "JudgeRecipe",
+    "ReaderRecipe",
     "Recipe",
     "Training",
     "bits_per_dim",
@@ -41,6 +45,7 @@ __all__ = [
     "codec_of_run",
     "datasaurus",
     "digits",
+    "examined",
     "flatten",
     "folder",
     "judge_of_run",
@@ -52,6 +57,7 @@ __all__ = [
     "tableau_clip",
     "tableau_dvae",
     "tableau_kl",
+    "tableau_reader",
     "tableau_tiny",
     "tableau_vae",
     "tableau_vq",

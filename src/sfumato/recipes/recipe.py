@@ -123,7 +123,10 @@ class Recipe(Training):
 
 def _weights(path: str) -> dict[str, Tensor]:
     from ..pipeline import load  # which knows recipes
+    from .reading import ReaderRecipe, weights_of_reader
 
+    if (Path(path) / "checkpoints").is_dir() and isinstance(recipe_of(Run(path)), ReaderRecipe):
+        return {name: value for name, value in weights_of_reader(path).items() if name.startswith("text.")}
     return load(path).denoiser.net.state_dict()
 
 

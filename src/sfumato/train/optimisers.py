@@ -87,8 +87,8 @@ class Muon(Optimiser):
     U S V^T is the singular value decomposition of m B + (1 - m) g (Nesterov's form), and U V^T is found by five rounds
     of X <- a X + (b X X^T + c (X X^T)^2) X, to within 0.7 and 1.2 of it in every direction (K. Jordan 2024). The factor
     0.2 sqrt(max) gives steps the size of Adam's, so that one `lr` serves both (Liu et al. 2025, arXiv 2502.16982,
-    eq. 4). This is for the `matrices`: two-dimensional parameters whose names fit one of these patterns. `rest` moves
-    all others, as it should tables of words, and the first and last layer.
+    eq. 4). This is for the `matrices`: parameters whose names fit one of these patterns, a convolution's kernel as a row
+    for each output. `rest` moves all others, as it should tables of words, and the first and last layer.
 
     Defaults: momentum 0.95, Jordan's; every matrix in a list of `blocks`. Refuses slices of parameters (`FSDP`), and
     networks of which no matrix fits.
@@ -107,7 +107,7 @@ class Muon(Optimiser):
 
     def memories(self, trained: Mapping[str, Tensor]) -> dict[str, Memory]:
         """Return the mean gradients of the matrices, and what `rest` remembers of others."""
-        fits = lambda name: trained[name].ndim == 2 and any(fnmatch(name, pattern) for pattern in self.matrices)
+        fits = lambda name: trained[name].ndim >= 2 and any(fnmatch(name, pattern) for pattern in self.matrices)
         ours = {name: {"momentum": torch.zeros_like(p)} for name, p in trained.items() if fits(name)}
         if not ours:
             raise InputError(f"no matrix that is trained is named like {list(self.matrices)}: use AdamW, or name some")
@@ -123,11 +123,12 @@ class Muon(Optimiser):
                 others.append((name, p, memory))
                 continue
             mean = memory["momentum"].lerp_(p.grad, 1 - self.momentum)
-            shapes.setdefault(tuple(p.shape), []).append((p, p.grad.lerp(mean, self.momentum)))
+            step = p.grad.lerp(mean, self.momentum).flatten(1)
+            shapes.setdefault(tuple(step.shape), []).append((p, step))
         for shape, pairs in shapes.items():
             steps = orthogonal(torch.stack([step for _, step in pairs]))
             for (p, _), step in zip(pairs, steps, strict=True):
-                p.mul_(1 - lr * self.weight_decay).sub_(step, alpha=0.2 * math.sqrt(max(shape)) * lr)
+                p.mul_(1 - lr * self.weight_decay).sub_(step.view_as(p), alpha=0.2 * math.sqrt(max(shape)) * lr)
         if others:
             self.rest.step(others, lr)
 
@@ -137,8 +138,8 @@ def orthogonal(x: Tensor, rounds: int = 5) -> Tensor:
     of the norm.
     """
     a, b, c = _QUINTIC
-    tall = x.shape[-2] > x.shape[-1]
-    x = (x.mT if tall else x).bfloat16()  # its rounding is far below the 0.3
+    tall = x.shape[-2] > x.shape[-1]  # half precision rounds far below the 0.3, and is slow on most processors
+    x = (x.mT if tall else x).to(torch.bfloat16 if x.is_cuda else torch.float32)
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     for _ in range(rounds):
         gram = x @ x.mT
