@@ -87,8 +87,8 @@ class Muon(Optimiser):
     U S V^T is the singular value decomposition of m B + (1 - m) g (Nesterov's form), and U V^T is found by five rounds
     of X <- a X + (b X X^T + c (X X^T)^2) X, to within 0.7 and 1.2 of it in every direction (K. Jordan 2024). The factor
     0.2 sqrt(max) gives steps the size of Adam's, so that one `lr` serves both (Liu et al. 2025, arXiv 2502.16982,
-    eq. 4). This is for the `matrices`: parameters whose names fit one of these patterns, a convolution's kernel as a row
-    for each output. `rest` moves all others, as it should tables of words, and the first and last layer.
+    eq. 4). This is for the `matrices`: parameters whose names fit one of these patterns, a kernel of a convolution as a
+    row for each output. `rest` moves all others, as it should tables of words, and the first and last layer.
 
     Defaults: momentum 0.95, Jordan's; every matrix in a list of `blocks`. Refuses slices of parameters (`FSDP`), and
     networks of which no matrix fits.
