@@ -63,7 +63,7 @@ def tableau() -> Recipe:
         train=TrainConfig(
             steps=10_000,
             batch_size=128,
-            lr=2e-3,
+            lr=4e-3,
             rate=InverseSqrt(warmup=100, after=5_000),  # unlike a cosine, it lets a run be made longer
             optimiser=Muon(),
             ema=(30_000.0,),

@@ -55,3 +55,12 @@ def test_it_is_data_and_what_is_refused():
         Retold(data=Digits())
     with pytest.raises(InputError, match="styles"):
         Retold(data=replace(WORLD, styles=(), weights=()))
+
+
+def test_styles_have_weights_of_their_own():
+    chinese = Retold(data=WORLD, weights=(0.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    told = text(chinese.batch(ROWS, Noise(range(6))).cond["caption"])
+    assert not any(t.isascii() for t in told)
+    assert chinese.fingerprint != Retold(data=WORLD).fingerprint
+    with pytest.raises(InputError, match="2 weights for 6 styles"):
+        Retold(data=WORLD, weights=(1.0, 1.0))

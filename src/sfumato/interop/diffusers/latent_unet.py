@@ -121,8 +121,10 @@ def read(fields: Fields) -> LatentUNetConfig:
 
 
 def write(config: LatentUNetConfig) -> dict[str, Any]:
-    """Return their configuration of ours."""
+    """Return their configuration of ours; `InputError` for what it cannot say."""
     k = config
+    if k.patch > 1:
+        raise InputError(f"diffusers has no U-Net on squares of latents (patch={k.patch}): keep this layout")
     down = ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in k.transformers]
     depth = [d or 1 for d in k.transformers]
     if k.middle:
