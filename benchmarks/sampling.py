@@ -136,14 +136,18 @@ def compiled(model: Model, theirs: torch.nn.Module, net: torch.nn.Module, batch:
 def decode(k: argparse.Namespace) -> None:
     """Stable Diffusion's decoder, a picture of 512 x 512; ours with its weights in channels last."""
     for name in k.dtype:
-        took, outs = seconds(decoders(DTYPES[name]), k.rounds)
+        took, outs = seconds(decoders(DTYPES[name], graphs=k.compile), k.rounds)
         bar = 1e-5 if name == "float32" else 2e-2
         error = distance(outs["ours"], outs["peer"])
         row(f"KL decode, 512x512, {name}", took["peer"], took["ours"], 1.1, error, bar)
         row(f"KL decode, 512x512, {name}, its channels last", took["best"], took["ours"], 1.0, error, bar)
+        if k.compile:
+            error = distance(outs["ours compiled"], outs["peer"])
+            peer = min(took["peer compiled"], took["best compiled"])
+            row(f"KL decode, 512x512, {name}, both compiled", peer, took["ours compiled"], 1.0, error, bar)
 
 
-def decoders(dtype: torch.dtype) -> Runs:
+def decoders(dtype: torch.dtype, *, graphs: bool = False) -> Runs:
     """Return both decoders on the same weights and the same latent."""
     from codec import ours, peer
 
@@ -156,6 +160,13 @@ def decoders(dtype: torch.dtype) -> Runs:
         "best": lambda: best.decode(last / codec.config.scale).sample,
         "ours": lambda: codec.decode(z),
     }
+    if graphs:
+        made = {name: torch.compile(part.decode) for name, part in (("peer", theirs), ("best", best), ("ours", codec))}
+        runs |= {
+            "peer compiled": lambda: made["peer"](z / codec.config.scale).sample,
+            "best compiled": lambda: made["best"](last / codec.config.scale).sample,
+            "ours compiled": lambda: made["ours"](z),
+        }
     return {name: torch.no_grad()(run) for name, run in runs.items()}
 
 

@@ -70,7 +70,8 @@ def test_a_small_run_is_a_model_that_reads_prompts(run, tmp_path):
     assert again("a red heart", n=1, steps=2).tensor.equal(pipe("a red heart", n=1, steps=2).tensor)
 
 
-def test_without_a_codec_the_remedy_is_named(tmp_path):
+def test_without_a_codec_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the latents would be kept
     recipe = override(RECIPES["tableau"](), ["--data.data.data.coder", str(tmp_path / "none")])
     with pytest.raises(sf.InputError, match="give a folder that `save_codec` wrote"):
         train(recipe, quiet=True)
