@@ -17,6 +17,11 @@ def distance(a, b):
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
+def made_for(dtype):
+    """Return whether this processor has packed layers of `dtype`."""
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def drawn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -32,8 +37,10 @@ def test_geglu_is_its_formula(dtype):
     with torch.no_grad():
         assert distance(linear_geglu(layer, x), formula) < DTYPES[dtype]
         fast = packed(nn.Sequential(layer))[0]
-        assert isinstance(fast, PackedHalves)
+        assert isinstance(fast, PackedHalves) == made_for(dtype)
         assert distance(linear_geglu(fast, x), formula) < DTYPES[dtype]
+    if not made_for(dtype):
+        return
     with pytest.raises(RuntimeError, match="no derivatives"):
         linear_geglu(fast, x)
 
@@ -49,7 +56,9 @@ def test_packed_convolutions_give_the_same_output(dtype, kernel, stride, padding
     torch.manual_seed(0)
     layer = Conv2d(8, 12, kernel, stride=stride, padding=padding).to(dtype)
     fast = packed(nn.Sequential(layer))[0]
-    assert isinstance(fast, PackedConv2d)
+    assert isinstance(fast, PackedConv2d) == made_for(dtype)
+    if not made_for(dtype):
+        return
     for size in ((9, 12), (40, 16)):
         for form in (LAST, torch.contiguous_format):
             x = drawn(2, 8, *size).to(dtype).contiguous(memory_format=form)
@@ -96,7 +105,7 @@ def test_packed_unet_gives_the_same_output(dtype):
         p.data += 0.02 * drawn(*p.shape)
     net = net.to(dtype).eval()
     fast = packed(net)
-    assert sum(isinstance(m, PackedHalves) for m in fast.modules()) == 6
+    assert sum(isinstance(m, PackedHalves) for m in fast.modules()) == (6 if made_for(dtype) else 0)
     assert fast.down[0].blocks[0].res.norm1.weight is net.down[0].blocks[0].res.norm1.weight  # shared, not copied
     x, context = drawn(2, 4, 8, 12).to(dtype), drawn(2, 5, 24).to(dtype)
     with torch.no_grad():
