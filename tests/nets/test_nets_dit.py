@@ -274,6 +274,9 @@ def test_packed_layers_give_the_same_output(dtype):
     x, c, y = inputs()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     fast = packed(net)
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert fast is net  # this processor has no such layers
+        return
     assert sum(isinstance(m, PackedLinear) for m in fast.modules()) == 3 * 4 + 2  # what a run asks once is not
     assert fast.label is not net.label
     assert fast.label.table.weight is net.label.table.weight  # shared, not copied
