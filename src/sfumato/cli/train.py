@@ -15,7 +15,7 @@ RECIPES = {
     "digits": "handwritten digits, 8 x 8, class-conditional U-Net",
     "datasaurus": "142 points in the plane, a perceptron with Fourier features",
     "folder": "your own pictures: --data.path DIR",
-    "tableau": "captioned scenes of shapes, 64 x 64, latent text-to-image transformer",
+    "tableau": "captioned scenes of shapes, 64 x 64, latent text-to-image U-Net",
     "tableau-clip": "captioned scenes of shapes, 64 x 64, the contrastive judge",
     "tableau-kl": "their autoencoder: 16 x 16 x 4 latents",
     "tableau-reader": "what their captions say: the encoder of words, before it sees a picture",
