@@ -170,7 +170,7 @@ def _closing(summary: dict[str, Any]) -> str:
     ]
     told = summary["captions"] or {"prompts": {}}
     if told["prompts"]:
-        lines.append("second act: the text-to-image model that ships, half-trained as yet (docs/models/tableau.md)")
+        lines.append("second act: the text-to-image model that ships, still poor at shapes (docs/models/tableau.md)")
     lines += [f"  {score['right']} of {score['of']} right: {prompt}" for prompt, score in told["prompts"].items()]
     return "\n".join([*lines, f"done in {summary['seconds']:.0f} s", f"report: {summary['report']}"])
 

@@ -10,7 +10,7 @@ from ..data.tableau.retold import Retold
 from ..nets import CaptionedConfig, LatentUNetConfig, WordEncoderConfig
 from ..objectives import Denoising, LogitNormal
 from ..pipeline import Defaults, Pixels
-from ..solvers import Euler
+from ..solvers import DPMpp2M
 from ..train import InverseSqrt, Muon, TrainConfig
 from .recipe import Recipe
 from .tableau_clip import tableau_words
@@ -73,6 +73,6 @@ def tableau() -> Recipe:
             log_every=25,
         ),
         modality=Pixels(),
-        defaults=Defaults(solver=Euler(), grid="uniform", steps=20, guidance=3.0),
+        defaults=Defaults(solver=DPMpp2M(), grid="uniform", steps=20, guidance=3.0),
         prompts=PROMPTS,
     )
