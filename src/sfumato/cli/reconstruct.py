@@ -31,11 +31,10 @@ def reconstruct(args: argparse.Namespace, recipe: CodecRecipe | JudgeRecipe | Re
     from .evaluate import figures
     from .progress import Progress
 
+    kind = type(recipe).__name__.removesuffix("Recipe").lower()
     for name in ("data", "judge", "likelihood"):
         if getattr(args, name, None):
-            raise InputError(
-                f"--{name} is for models that make pictures; {args.model} is the run of a {type(recipe).__name__}"
-            )
+            raise InputError(f"--{name} is for models that make pictures; {args.model} is the run of a {kind}")
     earlier = {} if args.against is None else figures(Path(args.against))
     with Progress("measuring", args.n) as bar:
 
