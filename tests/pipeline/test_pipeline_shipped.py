@@ -10,6 +10,7 @@ from pipeline_toys import make
 
 import sfumato as sf
 from sfumato import assets
+from sfumato.cli import main
 
 
 @pytest.fixture
@@ -36,6 +37,11 @@ def test_a_name_is_enough(home):
     half = sf.load(home / "small")  # a path is a folder like any other
     assert {p.dtype for p in half.denoiser.parameters()} == {torch.float16}
     assert sf.load("small").sha256() == pipe.sha256()
+
+
+def test_it_is_called_what_it_is(home, capsys):
+    assert main(["inspect", "small"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split(maxsplit=1)[1] == "pipeline that comes with the package"
 
 
 def test_what_lies_here_goes_before(home):

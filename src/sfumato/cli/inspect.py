@@ -125,6 +125,10 @@ def _kind(path: Path) -> str:
     """Return what a folder is."""
     import json
 
+    from .. import assets
+
+    if not path.exists() and str(path) in assets.names():
+        return "pipeline that comes with the package"
     if (path / "sfumato.json").is_file():
         return "pipeline"
     if (path / "model_index.json").is_file():
