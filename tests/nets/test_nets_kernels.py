@@ -59,6 +59,7 @@ def test_packed_convolutions_give_the_same_output(dtype, kernel, stride, padding
     assert isinstance(fast, PackedConv2d) == made_for(dtype)
     if not made_for(dtype):
         return
+    laid = []
     for size in ((9, 12), (40, 16)):
         for form in (LAST, torch.contiguous_format):
             x = drawn(2, 8, *size).to(dtype).contiguous(memory_format=form)
@@ -66,6 +67,10 @@ def test_packed_convolutions_give_the_same_output(dtype, kernel, stride, padding
                 got, expected = fast(x), F.conv2d(x, layer.weight, layer.bias, stride, padding)
             assert distance(got, expected) < DTYPES[dtype]
             assert got.is_contiguous(memory_format=LAST)
+            laid.append(fast.weight)  # for this grid: a wrong one's layout is right, and many times slower
+    assert laid[0] is laid[1]
+    assert laid[2] is laid[3]
+    assert laid[1] is not laid[2]
     with pytest.raises(RuntimeError, match="no derivatives"):
         fast(x)
 

@@ -15,8 +15,9 @@ from ..data import Worded
 from ..data.tableau import EVALUATION
 from ..data.tableau.claims import ATTRIBUTES
 from ..data.tableau.examined import EACH, PAIRS, WHOLE, Examined
+from ..data.tableau.scene import MAX_OBJECTS
 from ..measure import Figure, alignment
-from ..nets import ExamConfig
+from ..nets import ExamConfig, WordEncoderConfig
 from ..objectives import Examining
 from ..train import Result, Run, TrainConfig, Trainer
 from .recipe import Training, recipe_of
@@ -95,8 +96,6 @@ def examined(path: str | Path, n: int, seed: int = EVALUATION) -> list[Figure]:
     return [*figures, replace(alignment(torch.stack(right).all(0)), name="read_all")]
 
 
-def exam(text: Any) -> ExamConfig:
+def exam(text: WordEncoderConfig) -> ExamConfig:
     """Return the questions about captions of the tableau world to an encoder of words."""
-    from ..data.tableau.scene import MAX_OBJECTS
-
     return ExamConfig(text=text, things=MAX_OBJECTS, each=EACH, pairs=PAIRS, whole=WHOLE)
