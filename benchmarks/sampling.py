@@ -4,11 +4,11 @@ On the CPU one thread and its clock: float32 and bf16, ours as a pipeline runs i
 of that name too), and diffusers in channels last where that is its best. With a GPU also the same in bf16 there, by
 its events: milliseconds, pictures a second, the share of the measured peak of a matrix product, peak memory.
 
-    python benchmarks/sampling.py [NAME ...] [--full] [--compile] [--unpacked] [--rounds 3] [--dtype bfloat16]
+    python benchmarks/sampling.py [NAME ...] [--full] [--compile [alone]] [--unpacked] [--rounds 3] [--dtype bfloat16]
 
 `--full` adds DiT-XL/2, SDXL and SD3 medium: minutes a step and up to 20 GB; with `--dtype bfloat16` half of that, and
-outputs are compared with the peer's, not with float32. `--compile` adds both through `torch.compile`. `--rounds 0`
-counts the first run of each.
+outputs are compared with the peer's, not with float32. `--compile` adds both through `torch.compile`; `--compile alone`
+leaves out the rest, and with it packed copies: SDXL in float32 takes 12 GB then. `--rounds 0` counts the first run.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ def steps(model: Model, batch: int, goals: tuple[float, float, float], k: argpar
         theirs = theirs.to(DTYPES[name])
         took, outs = seconds(contenders(model, theirs, batch, k), k.rounds)
         # in bf16 ours may be no further from float32 than theirs, whose own error varies by a part of itself
-        bar = BF16 if exact is None else 1.1 * distance(outs["peer"], exact) if half else 1e-5
-        target = outs["peer"] if exact is None else exact
+        peer = outs["peer compiled" if k.compile == "alone" else "peer"]
+        bar = BF16 if exact is None else 1.1 * distance(peer, exact) if half else 1e-5
+        target = peer if exact is None else exact
         title = f"{model.name} guided, batch {batch}, {name}"
         for key, label in (("ours", title), ("unpacked", f"{title}, unpacked")):
             if key not in took:
@@ -105,12 +106,14 @@ def steps(model: Model, batch: int, goals: tuple[float, float, float], k: argpar
         if "ours compiled" in took:
             error = distance(outs["ours compiled"], target)
             row(f"{title}, both compiled", took["peer compiled"], took["ours compiled"], 1.0, error, bar)
-        default = took["peer"]
+        default = took.get("peer")
 
 
 def contenders(model: Model, theirs: torch.nn.Module, batch: int, k: argparse.Namespace) -> Runs:
     """Return the steps to compare, all on the memory of `theirs` but those that need an order of their own."""
     net, last = model.ours(theirs), torch.channels_last
+    if k.compile == "alone":
+        return compiled(model, theirs, net, batch)
     runs = {"peer": model.peer(theirs, batch), "ours": model.step(net, batch)}
     if k.unpacked:
         runs["unpacked"] = model.step(net, batch, memory=("unpacked",))
@@ -136,13 +139,17 @@ def compiled(model: Model, theirs: torch.nn.Module, net: torch.nn.Module, batch:
 def decode(k: argparse.Namespace) -> None:
     """Stable Diffusion's decoder, a picture of 512 x 512; ours with its weights in channels last."""
     for name in k.dtype:
-        took, outs = seconds(decoders(DTYPES[name], graphs=k.compile), k.rounds)
+        runs = decoders(DTYPES[name], graphs=bool(k.compile))
+        if k.compile == "alone":
+            runs = {key: run for key, run in runs.items() if key.endswith("compiled")}
+        took, outs = seconds(runs, k.rounds)
         bar = 1e-5 if name == "float32" else 2e-2
-        error = distance(outs["ours"], outs["peer"])
-        row(f"KL decode, 512x512, {name}", took["peer"], took["ours"], 1.1, error, bar)
-        row(f"KL decode, 512x512, {name}, its channels last", took["best"], took["ours"], 1.0, error, bar)
+        if "ours" in took:
+            error = distance(outs["ours"], outs["peer"])
+            row(f"KL decode, 512x512, {name}", took["peer"], took["ours"], 1.1, error, bar)
+            row(f"KL decode, 512x512, {name}, its channels last", took["best"], took["ours"], 1.0, error, bar)
         if k.compile:
-            error = distance(outs["ours compiled"], outs["peer"])
+            error = distance(outs["ours compiled"], outs["peer compiled"])
             peer = min(took["peer compiled"], took["best compiled"])
             row(f"KL decode, 512x512, {name}, both compiled", peer, took["ours compiled"], 1.0, error, bar)
 
@@ -261,7 +268,13 @@ def main() -> None:
     choices = (*STEPS, "decode", "tiny")
     parser.add_argument("names", nargs="*", help=f"rows to run, of {', '.join(choices)}")
     parser.add_argument("--full", action="store_true", help="DiT-XL/2, SDXL and SD3 medium too")
-    parser.add_argument("--compile", action="store_true", help="through torch.compile too, minutes a network")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="too",
+        choices=("too", "alone"),
+        help="through torch.compile too, or alone",
+    )
     parser.add_argument("--unpacked", action="store_true", help="ours without packing too")
     parser.add_argument("--side", type=int, default=0, help="of the latents of SDXL and SD3 medium (128)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (3)")
