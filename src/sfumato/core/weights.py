@@ -92,9 +92,16 @@ def read_weights(path: str | os.PathLike[str], expect: Mapping[str, Spec] | None
 
     Raises `CheckpointError` with the reason for a file that is missing, damaged, or holds something else.
     """
-    check_header(path, expect)
+    return read_whole(path, expect)[0]
+
+
+def read_whole(
+    path: str | os.PathLike[str], expect: Mapping[str, Spec] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the text metadata of a file; raises as `read_weights`."""
+    metadata = check_header(path, expect)[1]
     try:
-        return cast("dict[str, Tensor]", _files.load_file(path))
+        return cast("dict[str, Tensor]", _files.load_file(path)), metadata
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
 

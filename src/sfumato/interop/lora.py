@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..control.lora import KINDS, Adapter, LoRA
 from ..core.errors import CheckpointError, InputError
 from ..core.json_file import read_json
-from ..core.weights import read_metadata, read_weights, write_weights
+from ..core.weights import read_whole, write_weights
 from ..nets.latent_unet import LatentUNet
 from . import lycoris
 from .links import Link
@@ -166,9 +166,9 @@ def read_lora(path: str | Path, parts: Mapping[str, Part]) -> Found:
     Raises `InputError` for a file of which nothing fits, that would change nothing, or whose shapes do not fit (it was
     made for another model), and for kinds of adapters that are not read; `CheckpointError` for a damaged one.
     """
-    path = Path(path)
-    file, settings = _file(path)
-    tensors = read_weights(file)
+    file = _file(Path(path))
+    tensors, metadata = read_whole(file)
+    settings = _settings(file, metadata)
     modules = gathered(tensors, str(file))
     adapters: dict[str, dict[str, list[Adapter]]] = {}
     unmatched: list[str] = []
@@ -218,28 +218,33 @@ def write_lora(path: str | Path, loras: Mapping[str, LoRA], parts: Mapping[str, 
     write_weights(path, tensors, {"format": "pt"})
 
 
-def _file(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Return (the weights' file, the settings beside or inside it)."""
+def _file(path: Path) -> Path:
+    """Return the weights' file: `path`, or the one in the folder `path`."""
     if path.is_dir():
         known = [path / n for n in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")]
         found = next((f for f in known if f.is_file()), None)
         if found is None:
             raise InputError(f"{path} holds none of {', '.join(f.name for f in known)}")
-        path = found
-    elif not path.is_file():
+        return found
+    if not path.is_file():
         raise InputError(f"there is no LoRA file {path}")
-    elif path.suffix.lower() != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise InputError(f"{path} is not a safetensors file, and pickles are never read: convert it")
-    beside = path.with_name("adapter_config.json")
-    if path.name == "adapter_model.safetensors" and beside.is_file():
-        return path, read_json(beside)
+    return path
+
+
+def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings beside a file (peft's), or inside its header (those of diffusers)."""
+    beside = file.with_name("adapter_config.json")
+    if file.name == "adapter_model.safetensors" and beside.is_file():
+        return read_json(beside)
     try:
-        settings = json.loads(read_metadata(path).get(METADATA, "{}"))
+        settings = json.loads(metadata.get(METADATA, "{}"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its {METADATA} is not JSON") from error
+        raise CheckpointError(f"{file}: its {METADATA} is not JSON") from error
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{path}: its {METADATA} is not a table")
-    return path, settings
+        raise CheckpointError(f"{file}: its {METADATA} is not a table")
+    return cast("dict[str, Any]", settings)
 
 
 def _scale(held: Parsed, settings: Mapping[str, Any], prefix: str, local: str) -> float:

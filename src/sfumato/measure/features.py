@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import CheckpointError, InputError, Noise
-from ..core.weights import read_metadata, read_weights, write_weights
+from ..core.weights import read_whole, write_weights
 from .figure import Figure
 from .statistics import Moments, Statistics
 
@@ -128,7 +128,7 @@ class FeatureSet:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureSet:
         """Read what `save` wrote. Raises `CheckpointError` for a damaged or foreign file."""
-        tensors, metadata = read_weights(path), read_metadata(path)
+        tensors, metadata = read_whole(path)
         missing = {"n", "network", "resize", "hash", "products", "tensors"} - metadata.keys()
         if missing or not {"mean", "covariance"} <= tensors.keys() <= {"mean", "covariance", "values"}:
             raise CheckpointError(f"{path} is not a feature set; write one with FeatureSet.save")
