@@ -1,10 +1,11 @@
 """Put a trained text-to-image run and its judge into the package: float16 weights, the card, the hashes.
 
-    python tools/ship.py RUN JUDGE_RUN --figures figures.json [--name tableau]
+    python tools/ship.py RUN JUDGE_RUN --figures figures.json [--name tableau] [--replace]
 
 RUN is a run of `sfumato train tableau` (or a folder that `Pipeline.save` wrote), JUDGE_RUN one of `tableau-clip` (or a
 folder that `Judge.save` wrote), the figures what `sfumato evaluate RUN --json` printed. Refuses what is larger than the
-package allows, and never overwrites a model: remove the old folder first.
+package allows. A model that is there is replaced with `--replace` alone, when the new one is whole: the run may have
+its codec, and the judge may be its own.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ def main() -> None:
     parser.add_argument("judge", type=Path)
     parser.add_argument("--figures", type=Path, required=True)
     parser.add_argument("--name", default="tableau")
+    parser.add_argument("--replace", action="store_true", help="the model of that name")
     args = parser.parse_args()
     target = assets.HOME / args.name
-    if target.exists():
-        raise SystemExit(f"{target} exists: remove it first")
+    if target.exists() and not args.replace:
+        raise SystemExit(f"{target} exists: replace it with --replace")
     pipe = sf.load(args.run)
     judge = judge_of_run(args.judge) if (args.judge / "checkpoints").is_dir() else load_judge(args.judge)
     figures = json.loads(args.figures.read_text(encoding="utf-8"))
@@ -51,6 +53,8 @@ def main() -> None:
         size = sum((folder / name).stat().st_size for name in hashes)
         if size > MOST:
             raise SystemExit(f"{size:,} bytes in all, at most {MOST:,} may be shipped")
+        if target.exists():
+            shutil.rmtree(target)
         shutil.move(folder, target)
     print(f"{target}: {size:,} bytes in {len(hashes)} files")
 

@@ -103,7 +103,7 @@ def test_a_run_and_its_judge_become_a_model_of_the_package(run, tmp_path, monkey
     assert load_judge(home).words == judge.data.words
     assert load_codec(home, torch.float32).state_dict().keys() == pipe.codec.state_dict().keys()
     assert "| one_object  | 0.25 | 8 |" in (home / "card.md").read_text()
-    with pytest.raises(SystemExit, match="remove it first"):
+    with pytest.raises(SystemExit, match="with --replace"):
         ship.main()
     monkeypatch.setattr(sys, "argv", [*words[:-1], "other"])
     monkeypatch.setattr(ship, "MOST", 1000)
