@@ -28,3 +28,11 @@ def pytest_terminal_summary(terminalreporter, config):
     seconds = config.stash[_CONFORMANCE]
     if seconds:
         terminalreporter.write_line(f"conformance suite: {len(seconds)} cases in {sum(seconds):.0f} s")
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Linear layers go to oneDNN wherever it has them, on processors too where others are faster."""
+    from sfumato.nets.blocks import kernels
+
+    monkeypatch.setattr(kernels, "fuses_linear", kernels._onednn)

@@ -203,6 +203,7 @@ def test_gated_add_reuses_its_first_argument_without_gradients_only():
     assert again.data_ptr() == x.data_ptr()
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_linear_gelu_is_the_tanh_form(dtype):
     generator = torch.Generator().manual_seed(0)
@@ -268,6 +269,7 @@ def test_input_and_weights_are_left_alone():
         assert torch.equal(before, after)
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_layers_give_the_same_output(dtype):
     net = build().to(dtype)

@@ -6,11 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from sfumato.nets.blocks import attend as attending
+from sfumato.nets.blocks import kernels
 from sfumato.nets.blocks.kernels import Conv2d, Halves, PackedConv2d, PackedHalves, linear_geglu, packed
 from sfumato.nets.latent_unet import LatentUNetConfig
 
 DTYPES = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 LAST = torch.channels_last
+RULE = kernels.fuses_linear
+
+pytestmark = pytest.mark.usefixtures("fused")
 
 
 def distance(a, b):
@@ -144,3 +148,13 @@ def test_attention_goes_in_blocks_where_that_is_faster_alone(monkeypatch):
         assert torch.is_tensor(attending.attend(q, q, q))
     monkeypatch.setattr(attending, "_multiplies_bf16", lambda: True)
     assert torch.is_tensor(attending.attend(q, q, q.requires_grad_()))
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_with_avx2_alone_linear_layers_in_float32_stay_as_they_are(monkeypatch, wide):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: wide)
+    rule = RULE.__wrapped__  # what it said before is kept
+    monkeypatch.setattr(kernels, "fuses_linear", rule)
+    net = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(8, 8, 3))
+    assert [type(layer).__name__ for layer in packed(net)] == ["PackedLinear" if wide else "Linear", "PackedConv2d"]
+    assert rule(torch.bfloat16) == made_for(torch.bfloat16)

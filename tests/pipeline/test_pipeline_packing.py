@@ -19,6 +19,8 @@ from sfumato.pipeline import Pipeline, packing
 from sfumato.pipeline.lean import SAVERS
 from sfumato.pipeline.steering import ByControlNet
 
+pytestmark = pytest.mark.usefixtures("fused")
+
 
 def drawn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -188,6 +190,7 @@ def test_small_networks_and_small_machines(packs, monkeypatch):
     pipe(**CALL)
     assert packs == []
     monkeypatch.undo()
+    monkeypatch.setattr(kernels, "fuses_linear", kernels._onednn)
     layers = kernels.packable(pipe.denoiser.net)
     assert len(layers) == 10
     assert sum(layer.weight.numel() for layer in layers) < packing.NUMBERS
