@@ -105,6 +105,11 @@ def test_a_run_and_its_judge_become_a_model_of_the_package(run, tmp_path, monkey
     assert "| one_object  | 0.25 | 8 |" in (home / "card.md").read_text()
     with pytest.raises(SystemExit, match="with --replace"):
         ship.main()
+    (home / "old").write_text("of the model before")
+    monkeypatch.setattr(sys, "argv", [*words, "--replace"])
+    ship.main()
+    assert not (home / "old").exists()
+    assert load_judge(home).words == judge.data.words
     monkeypatch.setattr(sys, "argv", [*words[:-1], "other"])
     monkeypatch.setattr(ship, "MOST", 1000)
     with pytest.raises(SystemExit, match="at most 1,000"):
