@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -11,9 +12,10 @@ import struct
 import pytest
 import torch
 
-from sfumato.core import CheckpointError, InputError
+from sfumato.core import CheckpointError, InputError, weights
 from sfumato.core.weights import check_header, read_cast, read_metadata, read_weights, specs, stored_as, write_weights
 
+F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
 
@@ -47,6 +49,37 @@ def test_what_is_cast_is_read_alone(tmp_path):
         read_cast(tmp_path / "other", torch.float16)
     assert not stored_as(back.values(), torch.float16)
     assert stored_as(back.values(), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("stored", "asked"), list(itertools.permutations((F32, F16, BF16, torch.float64), 2)))
+def test_a_cast_is_that_of_pytorch_to_the_bit(tmp_path, stored, asked):
+    bits = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)  # every half there is
+    values = torch.cat([bits.to(stored), torch.randn(300_001).to(stored)])
+    write_weights(tmp_path / "w", {"a": values, "empty": values[:0], "b": values.flip(0)}, {})
+    back = read_cast(tmp_path / "w", asked)
+    for name, right in {"a": values, "empty": values[:0], "b": values.flip(0)}.items():
+        assert back[name].dtype == asked
+        assert torch.equal(back[name].nan_to_num(nan=7.0), right.to(asked).nan_to_num(nan=7.0))
+
+
+def test_a_cast_reads_any_offset_and_holds_little_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_PART", 8192)
+    dropped = []
+    monkeypatch.setattr(weights, "_drop", lambda mapped, *span: dropped.append(span))
+    values = {"odd": torch.arange(3, dtype=torch.uint8), "x": torch.randn(10_001)}  # x begins at an odd byte
+    data = b"".join(t.numpy().tobytes() for t in values.values())
+    at = {"odd": [0, 3], "x": [3, len(data)]}
+    head = {
+        n: {"dtype": "U8" if n == "odd" else "F32", "shape": list(values[n].shape), "data_offsets": at[n]} for n in at
+    }
+    head = json.dumps(head).encode()
+    (tmp_path / "w").write_bytes(len(head).to_bytes(8, "little") + head + data)
+    back = read_cast(tmp_path / "w", torch.float16)
+    assert torch.equal(back["x"], values["x"].half())
+    assert torch.equal(back["odd"], values["odd"])
+    assert dropped
+    assert max(end - begin for begin, end in dropped) <= 8192
+    assert sorted(dropped)[-1][1] == len(data) + len(head) + 8
 
 
 def test_tied_weights_are_written_under_both_names(tmp_path):
