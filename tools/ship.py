@@ -15,6 +15,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,7 +60,7 @@ def main() -> None:
     print(f"{target}: {size:,} bytes in {len(hashes)} files")
 
 
-def card(name: str, pipe: sf.Pipeline, figures: dict) -> str:
+def card(name: str, pipe: sf.Pipeline, figures: dict[str, Any]) -> str:
     """Return what a reader should know of the model, as Markdown."""
     count = sum(p.numel() for p in pipe.denoiser.net.parameters())
     codec = 0 if pipe.codec is None else sum(p.numel() for p in pipe.codec.parameters())

@@ -326,7 +326,7 @@ def test_published_transformers(make):
 def test_tokenizers_are_asked_for(tmp_path):
     pipe = loaded(sd1(), tmp_path / "theirs")
     write_single(pipe, tmp_path / "one.safetensors")
-    with pytest.raises(sf.InputError, match="give tokenizer=, a folder with CLIP's"):
+    with pytest.raises(sf.InputError, match=r"give tokenizer= \(--tokenizer\), a folder with CLIP's"):
         sf.load(tmp_path / "one.safetensors")
     with pytest.raises(sf.InputError, match="has none"):
         sf.load(tmp_path / "one.safetensors", tokenizer=tmp_path)

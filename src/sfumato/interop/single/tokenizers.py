@@ -44,8 +44,8 @@ def tokenizer_of(tower: str, given: Given, *, path: str, zeros: bool = False) ->
             return made
     more = "" if given is None else f" ({given} has none)"
     raise InputError(
-        f"{path} holds a text encoder, and no such file holds its tokenizer{more}: give tokenizer=, a folder with "
-        f"{kind}'s tokenizer.json or {NAMES[kind]}, or a diffusers model of this kind"
+        f"{path} holds a text encoder, and no such file holds its tokenizer{more}: give tokenizer= "
+        f"(--tokenizer), a folder with {kind}'s tokenizer.json or {NAMES[kind]}, or a diffusers model of this kind"
     )
 
 
