@@ -82,6 +82,21 @@ def test_a_cast_reads_any_offset_and_holds_little_of_the_file(tmp_path, monkeypa
     assert sorted(dropped)[-1][1] == len(data) + len(head) + 8
 
 
+@pytest.mark.parametrize("change", [lambda b: b[:-4], lambda b: b + b"1234", lambda b: b""])
+def test_a_file_that_changes_after_its_check_is_not_cast(tmp_path, monkeypatch, change):
+    write_weights(tmp_path / "w", TENSORS, {})
+    header = weights._header
+
+    def then_changed(path):
+        found = header(path)
+        path.write_bytes(change(path.read_bytes()))
+        return found
+
+    monkeypatch.setattr(weights, "_header", then_changed)
+    with pytest.raises(CheckpointError, match="cannot read"):
+        read_cast(tmp_path / "w", torch.float16)
+
+
 def test_tied_weights_are_written_under_both_names(tmp_path):
     tied = torch.arange(4.0)
     write_weights(tmp_path / "w", {"in": tied, "out": tied, "part": tied[:2]}, {})

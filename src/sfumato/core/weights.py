@@ -126,11 +126,11 @@ def read_cast(
     try:
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
-    start = len(mapped) - size
-    if start < 8:
-        raise CheckpointError(f"cannot read {path}: it was cut while it was read")
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    if start + size != len(mapped):
+        raise CheckpointError(f"cannot read {path}: it changed after its header was checked")
     tensors: dict[str, Tensor] = {}
     for name in header.keys() - {"__metadata__"} if names is None else names:
         (shape, stored), end = _spec(name, header[name], path)
@@ -154,7 +154,7 @@ def _cast(source: Tensor, target: Tensor) -> None:
 
 
 def _drop(mapped: mmap.mmap, begin: int, end: int) -> None:
-    """Give back the pages of a mapped file that lie within these bytes, where the system can be told to."""
+    """Give back the pages of a mapped file in which these bytes begin, up to that where they end, where that can be."""
     page = mmap.PAGESIZE
     begin, end = begin // page * page, end // page * page
     if hasattr(mmap, "MADV_DONTNEED") and end > begin:

@@ -82,7 +82,7 @@ def section(given: Act | None) -> str:
     return (
         "<section><h2>Second act: words</h2><p>A text-to-image model comes with the package. It was trained on painted "
         "scenes whose truth can be read back from any picture by an oracle that has learned nothing. None of these is "
-        "chosen: the seeds run on. Right: everything that the prompt says holds. The model is small, and had four "
-        "hours of two cores: colours, grounds and sizes mostly follow the words, most shapes do not yet.</p>"
+        "chosen: the seeds run on. Right: everything that the prompt says holds. The model is small, and had seven "
+        "hours of one core: colours, grounds and sizes mostly follow the words, most shapes do not yet.</p>"
         f"<table><tr><th>prompt</th><th>right</th><th>valid</th></tr>{rows}</table></section>"
     )
