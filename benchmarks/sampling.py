@@ -1,6 +1,7 @@
 """P4, P6, H1 to H4: guided steps of released sizes, decoding, tiny pipelines; against diffusers on the same weights.
 
-On the CPU one thread and its clock: float32 and bf16, ours as a pipeline runs it (`--unpacked`: with the memory saver
+On the CPU one thread and its clock: float32 and, where the CPU computes in it, bf16 (`--dtype` asks for others; what a
+CPU emulates takes diffusers up to half an hour a run), ours as a pipeline runs it (`--unpacked`: with the memory saver
 of that name too), and diffusers in channels last where that is its best. With a GPU also the same in bf16 there, by
 its events: milliseconds, pictures a second, the share of the measured peak of a matrix product, peak memory.
 
@@ -29,8 +30,9 @@ from sampling_models import Model, dit_s, dit_xl, sd3, sd15, sdxl
 from torch import Tensor
 
 import sfumato as sf
+from sfumato.nets.blocks.wide import emulated, native
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # name: (model, batch, goal in float32, goal in bf16, goal of bf16 over the peer's float32)
 STEPS = {
     "dit_s": (dit_s, 8, 1.27, 1.27, 2.3),
@@ -82,11 +84,11 @@ def row(name: str, peer: float, ours: float, goal: float, error: float, bar: flo
 def steps(model: Model, batch: int, goals: tuple[float, float, float], k: argparse.Namespace) -> None:
     """A guided step on the CPU in both dtypes: ours as it comes and unpacked, theirs by default and at its best."""
     alone = model.name.startswith(LARGE) and "float32" not in k.dtype
-    theirs = model.theirs(torch.bfloat16 if alone else torch.float32)
+    theirs = model.theirs(DTYPES[k.dtype[0]] if alone else torch.float32)
     exact = None if alone else model.peer(theirs, batch)()
     default: float | None = None
     for name in k.dtype:
-        half = name == "bfloat16"
+        half = name != "float32"
         theirs = theirs.to(DTYPES[name])
         took, outs = seconds(contenders(model, theirs, batch, k), k.rounds)
         # in bf16 ours may be no further from float32 than theirs, whose own error varies by a part of itself
@@ -111,14 +113,15 @@ def steps(model: Model, batch: int, goals: tuple[float, float, float], k: argpar
 
 def contenders(model: Model, theirs: torch.nn.Module, batch: int, k: argparse.Namespace) -> Runs:
     """Return the steps to compare, all on the memory of `theirs` but those that need an order of their own."""
-    net, last = model.ours(theirs), torch.channels_last
+    with torch.no_grad():
+        net, last = native(model.ours(theirs)), torch.channels_last
     if k.compile == "alone":
         return compiled(model, theirs, net, batch)
     runs = {"peer": model.peer(theirs, batch), "ours": model.step(net, batch)}
     if k.unpacked:
         runs["unpacked"] = model.step(net, batch, memory=("unpacked",))
     # diffusers is faster in channels last for U-Nets in bf16; a third copy of large weights is not made
-    half = next(theirs.parameters()).dtype == torch.bfloat16
+    half = next(theirs.parameters()).dtype != torch.float32
     if "U-Net" in model.name and half and not model.name.startswith(LARGE):
         runs["best"] = model.peer(copy.deepcopy(theirs).to(memory_format=last), batch, form=last)
     return runs | compiled(model, theirs, net, batch) if k.compile else runs
@@ -160,6 +163,8 @@ def decoders(dtype: torch.dtype, *, graphs: bool = False) -> Runs:
 
     theirs = peer().to(dtype)
     codec = ours(theirs).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        codec = native(codec)
     z = sf.core.Noise([0]).normal((1, 4, 64, 64), "z").to(dtype)
     best, last = copy.deepcopy(theirs).to(memory_format=torch.channels_last), z.to(memory_format=torch.channels_last)
     runs = {
@@ -278,11 +283,15 @@ def main() -> None:
     parser.add_argument("--unpacked", action="store_true", help="ours without packing too")
     parser.add_argument("--side", type=int, default=0, help="of the latents of SDXL and SD3 medium (128)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions, of which the median counts (3)")
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=None)
     parser.add_argument("--json", default=None, help="write the rows to this file")
     k = parser.parse_args()
     if wrong := [name for name in k.names if name not in choices]:
         parser.error(f"no row {wrong[0]!r}: {', '.join(choices)}")
+    if k.dtype is None:
+        k.dtype = ["float32"] if emulated(torch.bfloat16) else ["float32", "bfloat16"]
+        if len(k.dtype) == 1:
+            print("  this CPU has no arithmetic in bfloat16: its rows are left out (--dtype bfloat16 for them)")
     names = k.names or [name for name in choices if k.full or name not in FULL]
     torch.set_num_threads(1)
     for name in names:

@@ -7,6 +7,7 @@ from test_pipeline_given import PICTURE, latent
 
 import sfumato as sf
 from sfumato.codecs import AutoencoderKLConfig
+from sfumato.nets.blocks import wide
 
 LARGE = 1e5  # beyond float16's 65504, and nothing to a normalisation after it
 
@@ -22,7 +23,8 @@ def overflowing(*, upcast, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("asked", [{}, {"image": PICTURE, "strength": 0.6}])
-def test_a_codec_that_asks_for_it_computes_in_float32(asked):
+def test_a_codec_that_asks_for_it_computes_in_float32(asked, monkeypatch):
+    monkeypatch.setattr(wide, "emulated", lambda dtype: False)  # as where half precision is computed in
     call = {"n": 1, "steps": 4, "seed": 3} | asked
     exact = overflowing(upcast=True)(**call)
     half = overflowing(upcast=True, dtype=torch.float16)(**call)
@@ -34,6 +36,18 @@ def test_a_codec_that_asks_for_it_computes_in_float32(asked):
         overflowing(upcast=False, dtype=torch.float16)(**call)
     assert "float16" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_overflows_where_the_processor_has_no_half_precision(monkeypatch):
+    monkeypatch.setattr(wide, "emulated", lambda dtype: dtype == torch.float16)
+    half = overflowing(upcast=False, dtype=torch.float16)
+    got = half(n=1, steps=4, image=PICTURE, strength=0.6).pixels
+    exact = overflowing(upcast=False, dtype=torch.float16).to(torch.float32)
+    assert (got - exact(n=1, steps=4, image=PICTURE, strength=0.6).pixels).abs().max() < 1e-4
+    with torch.no_grad():
+        half.codec.decoder.conv_in.weight[0] = torch.nan
+    with pytest.raises(sf.Diverged, match=r"codec\.decoder\.conv_in .* in float32: check its weights"):
+        half(n=1, steps=4)
 
 
 def test_bfloat16_has_the_range_and_needs_no_help():

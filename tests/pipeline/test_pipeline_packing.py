@@ -92,10 +92,9 @@ def test_weights_are_those_of_the_moment(packs):
     pipe.to(torch.bfloat16)
     assert pipe(**CALL).tensor.dtype == torch.float32
     pipe.to(torch.float64)  # for which there is no such layout
-    runs = 3 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 2  # not every processor has layouts of bfloat16
-    assert packs == [10] * runs
+    assert packs == [10] * 3
     pipe(**CALL)
-    assert packs == [10] * runs
+    assert packs == [10] * 3
 
 
 def test_nothing_of_it_is_left_when_pictures_are_decoded(packs, monkeypatch):

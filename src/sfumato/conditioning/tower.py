@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import InputError
+from ..nets.blocks.wide import native
 
 _NORMS = ("final_layer_norm", "text_model.final_layer_norm", "encoder.final_layer_norm", "norm")
 
@@ -46,7 +47,8 @@ class Tower:
         last = skip == 0 and norm
         ids = ids.to(self.device)
         mask = None if mask is None else mask.to(self.device)
-        given = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=not last)
+        model: Any = native(self.model)
+        given = model(input_ids=ids, attention_mask=mask, output_hidden_states=not last)
         pooled = given.get("text_embeds") if hasattr(self.model, "text_projection") else None
         if pooled is None and type(self.model).__name__ == "CLIPTextModel":
             pooled = given.pooler_output
@@ -55,7 +57,7 @@ class Tower:
         if not 0 <= skip < len(given.hidden_states) - 1:
             raise InputError(f"this text encoder has {len(given.hidden_states) - 1} layers: {skip} cannot be skipped")
         tokens = given.hidden_states[-1 - skip]
-        return States(self._norm(tokens) if norm else tokens, pooled)
+        return States(_normed(model, tokens) if norm else tokens, pooled)
 
     def tokens(self, text: str) -> list[int]:
         """Return the ids of a text, without those that start and end it."""
@@ -113,10 +115,11 @@ class Tower:
         """Return the id that fills a text up."""
         return int(self.tokenizer.pad_token_id)
 
-    def _norm(self, tokens: Tensor) -> Tensor:
-        for path in _NORMS:
-            try:
-                return cast(Tensor, self.model.get_submodule(path)(tokens))
-            except AttributeError:
-                continue
-        raise InputError(f"{type(self.model).__name__} has no final norm")
+
+def _normed(model: nn.Module, tokens: Tensor) -> Tensor:
+    for path in _NORMS:
+        try:
+            return cast(Tensor, model.get_submodule(path)(tokens))
+        except AttributeError:
+            continue
+    raise InputError(f"{type(model).__name__} has no final norm")

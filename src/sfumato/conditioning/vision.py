@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.errors import CheckpointError, InputError
 from ..core.json_file import read_json
 from ..interop.files import weights_in
+from ..nets.blocks.wide import native
 from .tower_files import _bounded, _weightless, transformers
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ImageTower:
     size: int = 224
 
     def pixels(self, picture: Image) -> Tensor:
-        """Return [1, 3, size, size] of a PIL picture."""
+        """Return [1, 3, size, size] of a PIL picture, in float32."""
         from PIL import Image
 
         image = picture.convert("RGB")
@@ -45,19 +46,20 @@ class ImageTower:
         left, top = (width - self.size) // 2, (height - self.size) // 2
         array = np.asarray(image.crop((left, top, left + self.size, top + self.size)), dtype=np.float32) / 255.0
         array = (array - np.asarray(MEAN, dtype=np.float32)) / np.asarray(STD, dtype=np.float32)
-        first = next(self.model.parameters())
-        return torch.from_numpy(array).permute(2, 0, 1)[None].to(first)
+        return torch.from_numpy(array).permute(2, 0, 1)[None]
 
     @torch.no_grad()
     def embedding(self, picture: Image) -> tuple[Tensor, Tensor]:
         """Return the projected vector [1, P] of a picture, and that of none: zeros."""
-        vector = cast(Any, self.model)(self.pixels(picture)).image_embeds
+        model: Any = native(self.model)
+        vector = model(self.pixels(picture).to(next(model.parameters()))).image_embeds
         return vector, torch.zeros_like(vector)
 
     @torch.no_grad()
     def states(self, picture: Image) -> tuple[Tensor, Tensor]:
         """Return the states [1, T, W] before the last layer for a picture, and those for zeros."""
-        shown, model = self.pixels(picture), cast(Any, self.model)
+        model: Any = native(self.model)
+        shown = self.pixels(picture).to(next(model.parameters()))
         first, second = (
             model(p, output_hidden_states=True).hidden_states[-2] for p in (shown, torch.zeros_like(shown))
         )

@@ -5,6 +5,7 @@ conditions that it takes, each with its null value.
 """
 
 from .blocks.kernels import packed
+from .blocks.wide import widened
 from .captioned import Captioned, CaptionedConfig
 from .contrast import Contrast, ContrastConfig
 from .diffit import DiffiT, DiffiTConfig
@@ -56,4 +57,5 @@ __all__ = [
     "WordEncoder",
     "WordEncoderConfig",
     "packed",
+    "widened",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Preconditioned
+from ..nets.blocks.wide import native
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -18,12 +19,14 @@ class _Found(Exception):
     """Carries the name of the first bad module out of the forward pass."""
 
 
+@torch.no_grad()
 def culprit(pipe: Pipeline, cond: Mapping[str, Any], times: Tensor, x: Tensor) -> str:
     """Return one line that names the first module whose output is not finite though its inputs are.
 
     The network is asked again at each time of the run, about noise of the right level, and then the codec.
     """
-    net, codec = pipe.denoiser.net, pipe.codec
+    net, codec = native(pipe.denoiser.net), None if pipe.codec is None else native(pipe.codec)
+    denoiser = Preconditioned(net, **pipe.denoiser.around())
     parts: list[tuple[str, nn.Module]] = [("denoiser", net)] + ([] if codec is None else [("codec", codec)])
     dtype = str(next(iter(net.parameters()), x).dtype).removeprefix("torch.")
     remedy = "load it in bfloat16 or float32 (dtype=)" if dtype == "float16" else "check its weights and the guidance"
@@ -33,7 +36,7 @@ def culprit(pipe: Pipeline, cond: Mapping[str, Any], times: Tensor, x: Tensor) -
         ]
         try:
             if name == "denoiser":
-                _ask(pipe.denoiser, cond, times, x)
+                _ask(denoiser, cond, times, x)
             elif codec is not None:
                 codec.decode(torch.where(x.isfinite(), x, 0.0))
         except _Found as found:

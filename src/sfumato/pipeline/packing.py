@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from ..core import Preconditioned, device_of
-from ..nets.blocks.kernels import inference, packable, packed
+from ..nets.blocks.kernels import inference, multiplied, packable, packed
+from ..nets.blocks.wide import native
 
 EVALUATIONS = 10
 """Laying out costs less than an evaluation's half, and saves 5 to 17 % of each."""
@@ -21,24 +22,31 @@ SHARE = 4
 
 
 def quick(denoiser: Preconditioned, evaluations: int | None, memory: Sequence[str]) -> Preconditioned:
-    """Return `denoiser` with its network packed (`sfumato.nets.packed`) for a run of that many evaluations (None:
-    the solver chooses), or `denoiser` itself where that does not pay, or would not be the same.
+    """Return `denoiser` with its network as this processor multiplies fastest, for a run of that many evaluations
+    (None: the solver chooses), or `denoiser` itself where that does not pay, or would not be the same.
 
-    It is of this run: made of the weights as they are now, gone at its end. What decides is the run and the machine,
-    never how much of its memory is free, so that the same call gives the same bits. A network that somebody listens to
-    (hooks of modules), that was compiled or patched, and one under autocast or a transform, run as they are.
+    A half precision that the CPU emulates is widened (`sfumato.nets.widened`) in every run; in a long one, weights are
+    packed (`sfumato.nets.packed`). It is of this run: made of the weights as they are now, gone at its end. What
+    decides is the run and the machine, never how much of its memory is free, so that the same call gives the same bits.
+    A network that somebody listens to (hooks of modules), that was compiled or patched, and one under autocast or a
+    transform, run as they are.
     """
-    few = evaluations is not None and evaluations < EVALUATIONS
-    if few or "unpacked" in memory or device_of(denoiser).type != "cpu" or not inference():
+    if device_of(denoiser).type != "cpu" or not inference():
         return denoiser
     if torch.is_autocast_enabled("cpu") or _own(denoiser.net):
         return denoiser
-    layers = packable(denoiser.net)
-    if sum(layer.weight.numel() for layer in layers) < NUMBERS:
-        return denoiser
-    if sum(layer.weight.nbytes for layer in layers) > total_memory() // SHARE:
-        return denoiser
-    return Preconditioned(packed(denoiser.net), denoiser.schedule, denoiser.prediction, denoiser.scaling)
+    net = native(denoiser.net)
+    long = evaluations is None or evaluations >= EVALUATIONS
+    if long and "unpacked" not in memory and _pays(net):
+        net = packed(net)
+    return denoiser if net is denoiser.net else Preconditioned(net, **denoiser.around())
+
+
+def _pays(net: nn.Module) -> bool:
+    """Return whether `net` is large enough to be packed, and its copy small enough."""
+    layers = [multiplied(layer) for layer in packable(net)]
+    count = sum(weight.numel() for weight, _ in layers)
+    return count >= NUMBERS and sum(w.numel() * dtype.itemsize for w, dtype in layers) <= total_memory() // SHARE
 
 
 def _own(net: nn.Module) -> bool:

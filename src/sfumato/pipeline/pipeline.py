@@ -29,6 +29,7 @@ from ..core import (
     to_config,
 )
 from ..core.sampling import Callback, evaluations
+from ..nets.blocks.wide import native
 from .culprit import culprit
 from .extra import Depth, Extra
 from .given import Start, enlarged_size, given
@@ -171,13 +172,13 @@ class Pipeline:
         assert conditioner is not None
         names = [conditioner.described(p) for p in asked]
         device = device_of(self.denoiser) if self.device is None else self.device
-        net, codec = self.denoiser, lean_codec(self.coded, self.memory)
         shape, told = self._framed(enlarged_size(self.extra, image, size, self.coded.factor), frame)
         if start is not None and tuple(start.shape) != (len(seeds), *shape):
             raise InputError(f"start must be {[len(seeds), *shape]}, one x_t a picture, got {list(start.shape)}")
         guiding = Guiding(scale, guidance_interval, rescale, image_guidance)
         embedded = embeds(self, guiding, negative)
         with evaluating(self.denoiser), torch.no_grad():
+            codec = lean_codec(self.coded if self.device is not None else native(self.coded), self.memory)
             with on(self.device, *modules(conditioner)):
                 cond, null, notes = self._conditions(asked, negative, n, told, 1.0 if embedded else scale, device)
             if embedded:
@@ -189,7 +190,7 @@ class Pipeline:
             asks = evaluations(solver, begin.times, self.denoiser.schedule)
             base = steered(self, asks, control, shape, codec, device, compile)
             denoiser = begin.keeping(guided(self, base, guiding, null))
-            with on(self.device, net):
+            with on(self.device, self.denoiser):
                 x = sample(
                     denoiser,
                     (len(seeds), *shape),

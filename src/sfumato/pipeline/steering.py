@@ -21,6 +21,7 @@ from ..control.ip_adapter import ImagePrompt, IPAdapter, LinearTokens, reads_tex
 from ..control.sd3_controlnet import SD3ControlNet
 from ..control.t2i_adapter import T2IAdapter
 from ..core import Denoiser, InputError, to_config
+from ..nets.blocks.wide import native
 from ..nets.hooked import Hooked, network
 from .given import as_it_is, opened, pixels_of
 from .identity import bare, digest
@@ -103,7 +104,7 @@ class ByControlNet:
             scale = tuple(scale * s for s in guessed(len(self.net.outs)))
         return Controlled(
             denoiser=denoiser,
-            control=cast(Control, self.net),
+            control=cast(Control, native(self.net)),
             hint=hint,
             scale=scale,
             start=self.start,
@@ -131,7 +132,7 @@ class ByAdapter:
     def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
         """Return the steered denoiser."""
         hint = place.picture(self.hint, self.net.config.hint_channels)
-        net = cast(Control, self.net)
+        net = cast(Control, native(self.net))
         return Controlled(denoiser=denoiser, control=net, hint=hint, scale=self.scale, end=self.end)
 
     @cached_property
@@ -156,8 +157,9 @@ class ByImage:
 
     def around(self, denoiser: Denoiser, place: Place) -> Denoiser:
         """Return the steered denoiser."""
-        tokens, null = (self.adapter(f.to(place.device)) for f in self._features())
-        prompt = ImagePrompt(self.adapter, network(denoiser), tokens, null, self.scale)
+        adapter = native(self.adapter)
+        tokens, null = (adapter(f.to(place.device)) for f in self._features())
+        prompt = ImagePrompt(adapter, network(denoiser), tokens, null, self.scale)
         if isinstance(denoiser, Hooked):
             return replace(denoiser, subscribe=[*denoiser.subscribe, (reads_text, prompt)], _table=None)
         return Hooked(denoiser=denoiser, subscribe=[(reads_text, prompt)])
@@ -216,8 +218,8 @@ def steered(
     if not isinstance(control, (list, tuple)) or not all(hasattr(one, "around") for one in control):
         raise InputError("control must be a list of what steers: ByControlNet, ByAdapter, ByImage")
     known = all(isinstance(one, (ByControlNet, ByAdapter, ByImage)) for one in control)
-    if known and not compile and pipe.device is None:
-        denoiser = quick(pipe.denoiser, evaluations, pipe.memory)
+    if known and pipe.device is None:
+        denoiser = quick(pipe.denoiser, 0 if compile else evaluations, pipe.memory)  # graphs take no packed weights
     if not control:
         return lean_denoiser(denoiser, pipe.memory)
     if "slices" in pipe.memory or "offload" in pipe.memory:

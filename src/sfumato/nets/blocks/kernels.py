@@ -100,14 +100,14 @@ class Conv2d(nn.Conv2d):
     for 1280 channels on 2 x 16 x 16, and slower above.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the convolved `input`, in its memory layout."""
-        count = self.weight.numel()
+        plain, count = super()._conv_forward, weight.numel()
         if count < 2**22 or count < 8 * input.numel() or input.device.type != "cpu" or not inference():
-            return super().forward(input)
-        if input.is_contiguous() or not self.weight.is_contiguous():
-            return super().forward(input)
-        return super().forward(input.contiguous()).contiguous(memory_format=torch.channels_last)
+            return plain(input, weight, bias)
+        if input.is_contiguous() or not weight.is_contiguous():
+            return plain(input, weight, bias)
+        return plain(input.contiguous(), weight, bias).contiguous(memory_format=torch.channels_last)
 
 
 class PackedLinear(nn.Module):
@@ -152,14 +152,15 @@ class PackedConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.settings = [list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups]
-        self.plain = self.weight = layer.weight.detach()
+        self.plain = lambda: layer.weight.detach()
+        self.weight = torch.empty(0, dtype=multiplied(layer)[1])  # until there is a grid
         self.bias, self.grid = layer.bias, torch.Size()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out, H', W'] of `x` [B, in, H, W], in channels last."""
         _refused_to_differentiate()
         if self.grid != x.shape[2:]:
-            self.weight = _ops._reorder_convolution_weight(self.plain, *self.settings, list(x.shape))
+            self.weight = _ops._reorder_convolution_weight(self.plain(), *self.settings, list(x.shape))
             self.grid = x.shape[2:]
         return _ops._convolution_pointwise(x, self.weight, self.bias, *self.settings, "none", [], "")
 
@@ -175,15 +176,23 @@ def packable(net: nn.Module) -> list[nn.Linear | nn.Conv2d]:
     found: list[nn.Linear | nn.Conv2d] = []
     for name, layer in net.named_modules():
         # a subclass may do more than its class
-        if type(layer) not in (nn.Linear, Halves, nn.Conv2d, Conv2d) or any(fnmatch(name, part) for part in once):
+        kind = getattr(type(layer), "widens", type(layer))
+        if kind not in (nn.Linear, Halves, nn.Conv2d, Conv2d) or any(fnmatch(name, part) for part in once):
             continue
         layer = cast("nn.Linear | nn.Conv2d", layer)
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.groups != 1):
             continue
+        weight, dtype = multiplied(layer)
         pays = _onednn if isinstance(layer, nn.Conv2d) else fuses_linear
-        if layer.weight.device.type == "cpu" and pays(layer.weight.dtype):
+        if weight.device.type == "cpu" and pays(dtype):
             found.append(layer)
     return found
+
+
+def multiplied(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, torch.dtype]:
+    """Return the weight of a layer as it is stored, and the dtype that it multiplies in."""
+    stored = layer.__dict__.get("stored")  # of a layer that widens it (`wide`)
+    return (layer.weight, layer.weight.dtype) if stored is None else (stored, torch.float32)
 
 
 def _pack(layer: nn.Linear | nn.Conv2d, rows: int) -> nn.Module:
