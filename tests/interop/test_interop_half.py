@@ -92,7 +92,7 @@ def test_what_steers_is_widened_too(kind, case, emulates):  # noqa: F811
     assert distance(got.pixels, pipe("a red cat", n=1, **ASKED).pixels) > 1e-3
 
 
-def test_long_runs_short_runs_and_compiled_ones(emulates, monkeypatch, tmp_path):
+def test_long_runs_and_short_ones(emulates, monkeypatch, tmp_path):
     tiny_folders.sd().save_pretrained(tmp_path)
     half = sf.load(tmp_path, dtype=torch.float16)
     net = half.denoiser.net
@@ -105,6 +105,13 @@ def test_long_runs_short_runs_and_compiled_ones(emulates, monkeypatch, tmp_path)
     assert kinds[2] == kinds[0]
     assert "PackedConv2d" in kinds[1]
     assert emulates == [type(net).__name__] * 3
+
+
+@pytest.mark.slow  # a minute of the compiler's
+@pytest.mark.usefixtures("emulates")
+def test_compiled_runs(tmp_path):
+    tiny_folders.sd().save_pretrained(tmp_path)
+    half = sf.load(tmp_path, dtype=torch.float16)
     pixels = half("a red cat", n=1, **ASKED).pixels
     compiled = half("a red cat", n=1, compile=True, **ASKED).pixels
     assert distance(compiled, pixels) < 1e-4

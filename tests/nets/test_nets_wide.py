@@ -92,9 +92,9 @@ def test_weights_are_shared_and_everything_else_is_small():
     layers = {k: m for k, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     for name, layer in layers.items():
         twin = made.get_submodule(name)
-        assert twin.stored.data_ptr() == layer.weight.data_ptr()
+        assert twin.held.stored.data_ptr() == layer.weight.data_ptr()
         assert isinstance(twin, type(layer))
-    own = sum(p.nbytes for p in made.parameters()) + made.down[0].blocks[0].res.conv1.room.memory.nbytes
+    own = sum(p.nbytes for p in made.parameters()) + made.down[0].blocks[0].res.conv1.held.room.nbytes
     assert own < 0.25 * sum(p.nbytes for p in net.parameters())
     net.conv_in.weight.data.zero_()  # follows it
     assert not made.conv_in.weight.any()
@@ -174,6 +174,9 @@ def test_a_wide_network_is_packed_in_float32():
     fast = packed(made)
     assert any(isinstance(m, PackedLinear) for m in fast.modules())
     assert any(isinstance(m, PackedConv2d) for m in fast.modules())
+    for name, module in fast.named_modules():  # what is not packed stays shared
+        if "held" in module.__dict__:
+            assert module.held.stored.data_ptr() == net.get_submodule(name).weight.data_ptr()
     with torch.no_grad():
         got, expected = fast(x, T, **TEXT), floated(net)(x, T, **TEXT)
     assert float((got - expected).norm() / expected.norm()) < 1e-5
@@ -209,6 +212,9 @@ def test_what_is_native(monkeypatch):
         assert wide.native(floated(net)) is not None
         for other in (floated(net), copy.deepcopy(net).half(), copy.deepcopy(net).double()):
             assert wide.native(other) is other
+        net.blocks[0].register_forward_hook(lambda *_: None)
+        assert wide.native(net) is net  # somebody listens
+    net.blocks[0]._forward_hooks.clear()
     assert wide.native(net) is net  # autograd records
     monkeypatch.setattr(wide, "emulated", lambda dtype: False)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..core import Preconditioned, device_of
-from ..nets.blocks.kernels import inference, multiplied, packable, packed
+from ..nets.blocks.kernels import inference, multiplied, packable, packed, patched
 from ..nets.blocks.wide import native
 
 EVALUATIONS = 10
@@ -33,7 +33,7 @@ def quick(denoiser: Preconditioned, evaluations: int | None, memory: Sequence[st
     """
     if device_of(denoiser).type != "cpu" or not inference():
         return denoiser
-    if torch.is_autocast_enabled("cpu") or _own(denoiser.net):
+    if torch.is_autocast_enabled("cpu") or patched(denoiser.net):
         return denoiser
     net = native(denoiser.net)
     long = evaluations is None or evaluations >= EVALUATIONS
@@ -47,14 +47,6 @@ def _pays(net: nn.Module) -> bool:
     layers = [multiplied(layer) for layer in packable(net)]
     count = sum(weight.numel() for weight, _ in layers)
     return count >= NUMBERS and sum(w.numel() * dtype.itemsize for w, dtype in layers) <= total_memory() // SHARE
-
-
-def _own(net: nn.Module) -> bool:
-    """Return whether calls of its modules are more than the code of their classes."""
-    return "trunk" in net.__dict__ or any(
-        m._forward_hooks or m._forward_pre_hooks or m._compiled_call_impl is not None or "forward" in m.__dict__
-        for m in net.modules()
-    )
 
 
 def total_memory() -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..codecs.codec import Codec, Identity, IdentityConfig
 from ..conditioning import Classes, Conditioner, Frame, Nothing, Prompt
 from ..conditioning.depth import DepthModel
+from ..conditioning.inversions import learned_words, read_inversion, with_inversions
 from ..conditioning.matched import matched
 from ..conditioning.text import TextConditioner
 from ..control.lora import merged
@@ -32,7 +33,7 @@ from ..core.sampling import Callback, evaluations
 from ..nets.blocks.wide import native
 from .culprit import culprit
 from .extra import Depth, Extra
-from .given import Start, enlarged_size, given
+from .given import Given, Start, enlarged_size, given
 from .guiding import Guiding, embeds, guided
 from .identity import bare, digest, weights_of
 from .images import Modality, Pixels
@@ -145,9 +146,10 @@ class Pipeline:
           `image_guidance`: the scale of the picture, for networks that edit one by instruction (`TwoScale`). Networks
           that were distilled with their guidance are told the scale.
         - `image`: a picture to start from, with `strength` in (0, 1], the share of the steps that are run (SDEdit,
-          arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (1 or white where to paint anew) only
-          there, by default with strength 1, from noise alone; the rest of the picture is kept exactly. Networks made
-          for in-painting read both.
+          arXiv 2108.01073; 0.8 by default, the common choice). With a `mask` (white where to paint anew; a
+          tensor from 0 to 1, 1 where to paint) only there, by default with strength 1, from noise alone; the rest of
+          the picture is kept exactly. Networks made for in-painting read both. A picture as a tensor is in the range of
+          the model's pixels, [-1, 1].
         - `depth`: a depth map (near is white), for networks that paint over one; left out, that of `image`.
           `noise_level`: how much noise a network that enlarges its `image` puts on it first.
         - `control`: what steers beside the prompt: `ByControlNet`... (`sfumato.pipeline.steering`), together.
@@ -172,44 +174,51 @@ class Pipeline:
         assert conditioner is not None
         names = [conditioner.described(p) for p in asked]
         device = device_of(self.denoiser) if self.device is None else self.device
+        here = self.device is None or self.device.type == "cpu"  # where parts are before they are asked
         shape, told = self._framed(enlarged_size(self.extra, image, size, self.coded.factor), frame)
         if start is not None and tuple(start.shape) != (len(seeds), *shape):
             raise InputError(f"start must be {[len(seeds), *shape]}, one x_t a picture, got {list(start.shape)}")
         guiding = Guiding(scale, guidance_interval, rescale, image_guidance)
         embedded = embeds(self, guiding, negative)
-        with evaluating(self.denoiser), torch.no_grad():
-            codec = lean_codec(self.coded if self.device is not None else native(self.coded), self.memory)
-            with on(self.device, *modules(conditioner)):
-                cond, null, notes = self._conditions(asked, negative, n, told, 1.0 if embedded else scale, device)
-            if embedded:
-                cond["guidance"] = torch.full((len(seeds),), scale, device=device)
-            with on(self.device, codec, None if self.depth_model is None else self.depth_model.model):
-                shown = Start(image, mask, strength, span, depth, noise_level)
-                begin = given(self, codec, times, shape, Noise(seeds), device, shown)
-            cond = begin.conditions(cond, len(seeds))
-            asks = evaluations(solver, begin.times, self.denoiser.schedule)
-            base = steered(self, asks, control, shape, codec, device, compile)
-            denoiser = begin.keeping(guided(self, base, guiding, null))
-            with on(self.device, self.denoiser):
-                x = sample(
-                    denoiser,
-                    (len(seeds), *shape),
-                    solver=solver,
-                    grid=begin.times,
-                    seeds=Noise(seeds),
-                    x=begin.start if start is None else start.to(device),
-                    cond=cond,
-                    callback=callback,
-                    device=device,
-                    compile=compile,
-                )
-            del base, denoiser  # and with them what was made for the run
-            pixels = x
-            if float(begin.times[-1]) == 0.0:
-                with on(self.device, codec):
-                    pixels = begin.pasted(codec.decode(x, Noise(seeds)) if codec.draws else codec.decode(x))
+
+        def painted(
+            pipe: Pipeline, control: Sequence[Steering], compile: bool, callback: Callback | None
+        ) -> tuple[Tensor, Tensor, Given, tuple[str, ...]]:
+            with evaluating(pipe.denoiser), torch.no_grad():
+                codec = lean_codec(native(pipe.coded) if here else pipe.coded, pipe.memory)
+                with on(pipe.device, *modules(pipe.conditioner)):
+                    cond, null, notes = pipe._conditions(asked, negative, n, told, 1.0 if embedded else scale, device)
+                if embedded:
+                    cond["guidance"] = torch.full((len(seeds),), scale, device=device)
+                with on(pipe.device, codec, None if pipe.depth_model is None else pipe.depth_model.model):
+                    shown = Start(image, mask, strength, span, depth, noise_level)
+                    begin = given(pipe, codec, times, shape, Noise(seeds), device, shown)
+                asks = evaluations(solver, begin.times, pipe.denoiser.schedule)
+                base = steered(pipe, asks, control, shape, codec, device, compile)
+                denoiser = begin.keeping(guided(pipe, base, guiding, null))
+                with on(pipe.device, pipe.denoiser):
+                    x = sample(
+                        denoiser,
+                        (len(seeds), *shape),
+                        solver=solver,
+                        grid=begin.times,
+                        seeds=Noise(seeds),
+                        x=begin.start if start is None else start.to(device),
+                        cond=begin.conditions(cond, len(seeds)),
+                        callback=callback,
+                        device=device,
+                        compile=compile,
+                    )
+                del base, denoiser  # and with them what was made for the run
+                pixels = x
+                if float(begin.times[-1]) == 0.0:
+                    with on(pipe.device, codec):
+                        pixels = begin.pasted(codec.decode(x, Noise(seeds)) if codec.draws else codec.decode(x))
+            return x, pixels, begin, notes
+
+        x, pixels, begin, notes = painted(self, control, compile, callback)
         if not bool(torch.isfinite(pixels).all()):
-            raise Diverged(culprit(self, cond, begin.times, x))
+            raise Diverged(culprit(self, control, lambda pipe, control: painted(pipe, control, False, None)))
         request = {
             "prompt": names,
             "negative": None if negative is None else [conditioner.described(p) for p in listed(negative)],
@@ -331,6 +340,12 @@ class Pipeline:
             }
         parts = {**config["denoiser"], "modality": config["modality"]}
         read = {key: to_config(from_config(value)) for key, value in parts.items()}
+        towers = self.conditioner.towers if isinstance(self.conditioner, TextConditioner) else {}
+        words = {name: found for name, tower in towers.items() if (found := learned_words(tower))}
+        read |= {"words": words} if words else {}  # their vectors are among the weights
+        # defaults that no call names, and that are not in its settings
+        unsaid = {"clip": self.defaults.clip, "guided_channels": self.defaults.guided_channels}
+        read |= {name: value for name, value in unsaid.items() if value is not None}
         return read | {key: config[key] for key in ("shape", "conditioner", "codec", "extra")}
 
     def _framed(self, size: tuple[int, int] | None, frame: Frame | None) -> tuple[tuple[int, ...], Frame | None]:
@@ -346,8 +361,8 @@ class Pipeline:
             )
         if not isinstance(size, (tuple, list)) or len(size) != 2:
             raise InputError(f"size={size!r:.60} must be (height, width) in pixels")
+        checked(height=size[0], width=size[1])
         for name, value in zip(("height", "width"), size, strict=True):
-            checked(**{name: value})
             if value < factor or value % factor:
                 raise InputError(f"{name}={value} must be a multiple of {factor}, this model's codec's factor")
         return (self.shape[0], size[0] // factor, size[1] // factor), frame or Frame(height=size[0], width=size[1])
@@ -385,3 +400,8 @@ class Pipeline:
     ) -> Pipeline:
         """Return a pipeline with the adapters of a LoRA file (`sfumato.pipeline.lora`); this one is unchanged."""
         return with_lora(self, path, strength, partly=partly, apply=apply)
+
+    def with_inversion(self, path: str | Path, token: str | None = None) -> Pipeline:
+        """Return a pipeline that knows the learned word of a file (`sfumato.conditioning.inversions`), as `token`."""
+        words = [read_inversion(path, token)]
+        return replace(self, conditioner=with_inversions(self.conditioner, words))

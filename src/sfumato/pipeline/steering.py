@@ -194,12 +194,10 @@ def hashed(net: nn.Module, picture: Any, *settings: Any) -> str:
 
 
 def as_image(picture: Any) -> Image:
-    """Return a PIL picture, or the one in a file."""
-    if isinstance(picture, (str, Path)):
-        return opened(Path(picture))
-    if not hasattr(picture, "convert"):
+    """Return a PIL picture, or the one in a file, upright and in colours of eight bits."""
+    if not isinstance(picture, (str, Path)) and not hasattr(picture, "convert"):
         raise InputError(f"a picture must be a PIL image, a file or a tensor, got {type(picture).__name__}")
-    return cast("Image", picture)
+    return opened(picture)
 
 
 def steered(
@@ -218,7 +216,7 @@ def steered(
     if not isinstance(control, (list, tuple)) or not all(hasattr(one, "around") for one in control):
         raise InputError("control must be a list of what steers: ByControlNet, ByAdapter, ByImage")
     known = all(isinstance(one, (ByControlNet, ByAdapter, ByImage)) for one in control)
-    if known and pipe.device is None:
+    if known and (pipe.device is None or pipe.device.type == "cpu"):
         denoiser = quick(pipe.denoiser, 0 if compile else evaluations, pipe.memory)  # graphs take no packed weights
     if not control:
         return lean_denoiser(denoiser, pipe.memory)

@@ -50,6 +50,14 @@ def eager() -> bool:
     )
 
 
+def patched(net: nn.Module) -> bool:
+    """Return whether calls of its modules are more than the code of their classes: somebody listens, or compiled it."""
+    return "trunk" in net.__dict__ or any(
+        m._forward_hooks or m._forward_pre_hooks or m._compiled_call_impl is not None or "forward" in m.__dict__
+        for m in net.modules()
+    )
+
+
 def gated_add(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
     """Return x + gate y, written over `x` in inference: `x` must not be used again."""
     return x.addcmul_(gate, y) if inference() else torch.addcmul(x, gate, y)
@@ -191,8 +199,8 @@ def packable(net: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 
 def multiplied(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, torch.dtype]:
     """Return the weight of a layer as it is stored, and the dtype that it multiplies in."""
-    stored = layer.__dict__.get("stored")  # of a layer that widens it (`wide`)
-    return (layer.weight, layer.weight.dtype) if stored is None else (stored, torch.float32)
+    held = layer.__dict__.get("held")  # by a layer that widens it (`wide`)
+    return (layer.weight, layer.weight.dtype) if held is None else (held.stored, torch.float32)
 
 
 def _pack(layer: nn.Linear | nn.Conv2d, rows: int) -> nn.Module:

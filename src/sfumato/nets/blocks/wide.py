@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels import inference
+from .kernels import inference, patched
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -35,9 +35,13 @@ def emulated(dtype: torch.dtype) -> bool:
 
 
 def native(net: Net) -> Net:
-    """Return what is fastest for a run of inference: `widened(net)` on a CPU that emulates its dtype, else `net`."""
+    """Return what is fastest for a run of inference: `widened(net)` on a CPU that emulates its dtype, else `net`.
+
+    A network that is more than its classes' code (`patched`) is not copied.
+    """
     halves = {t.dtype for t in net.parameters() if t.dtype in HALVES and t.device.type == "cpu"}
-    return widened(net) if inference() and any(emulated(dtype) for dtype in halves) else net
+    wanted = inference() and any(emulated(dtype) for dtype in halves) and not patched(net)
+    return widened(net) if wanted else net
 
 
 def widened(net: Net) -> Net:
@@ -51,11 +55,12 @@ def widened(net: Net) -> Net:
     kept = {id(m._parameters["weight"]): m._parameters["weight"] for m in net.modules() if _widens(m)}
     shared: dict[int, Any] = {key: t if key in kept else _wide(t) for key, t in tensors.items()}
     made = copy.deepcopy(net, shared)
-    room = _Room(max((t.numel() for t in kept.values() if t is not None), default=0))
+    with torch.inference_mode(mode=False):  # else it could not be written to outside of that mode
+        room = torch.empty(max((t.numel() for t in kept.values() if t is not None), default=0))
     for module in made.modules():
         if _widens(module):
             held: Any = module._parameters.pop("weight")
-            module.__dict__.update(stored=held.detach(), room=room)
+            module.__dict__["held"] = _Held(held.detach(), room)
             module.__class__ = _class(type(module))
     return made
 
@@ -73,31 +78,36 @@ def _wide(tensor: Tensor) -> Tensor:
     return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
 
 
-class _Room:
-    """Memory for one weight at a time in float32: fresh memory for each takes eight times as long as the cast."""
+class _Held:
+    """A weight of half precision, which copies of its layer share, and the memory of all layers to widen it into.
 
-    def __init__(self, numbers: int) -> None:
-        with torch.inference_mode(mode=False):  # else it could not be written to outside of that mode
-            self.memory = torch.empty(numbers)
+    Fresh memory for each weight takes eight times as long as the cast.
+    """
 
-    def wide(self, stored: Tensor) -> Tensor:
-        """Return `stored` in float32, good until the next one is asked for; fresh where a graph may keep it."""
+    def __init__(self, stored: Tensor, room: Tensor) -> None:
+        self.stored, self.room = stored, room
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
+        return self
+
+    def wide(self) -> Tensor:
+        """Return the weight in float32, good until the next one is asked for; fresh where a graph may keep it."""
+        stored = self.stored
         extent = 1 + sum((n - 1) * step for n, step in zip(stored.shape, stored.stride(), strict=True))
         if stored.device.type != "cpu" or extent != stored.numel() or not inference():
             return stored.float()
-        return self.memory.as_strided(stored.shape, stored.stride()).copy_(stored)  # laid out as it is
+        return self.room.as_strided(stored.shape, stored.stride()).copy_(stored)  # laid out as it is
 
 
 class _Layer(nn.Module):
     """What wide layers have instead of a parameter: a tensor of half precision that is no part of their state."""
 
-    stored: Tensor
-    room: _Room
+    held: _Held
 
     @property
     def weight(self) -> Tensor:
         """The weight in float32, made at each call."""
-        return self.stored.float()
+        return self.held.stored.float()
 
 
 class _Linear(_Layer):
@@ -105,7 +115,7 @@ class _Linear(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return [..., out] of `input` [..., in]."""
-        return F.linear(input, self.room.wide(self.stored), self.bias)
+        return F.linear(input, self.held.wide(), self.bias)
 
 
 class _Conv(_Layer):
@@ -114,7 +124,7 @@ class _Conv(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolved `input`."""
-        return self._conv_forward(input, self.room.wide(self.stored), self.bias)
+        return self._conv_forward(input, self.held.wide(), self.bias)
 
 
 class _Embedding(_Layer):
@@ -122,7 +132,7 @@ class _Embedding(_Layer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the rows of `input`."""
-        return F.embedding(input, self.stored, self.padding_idx).float()
+        return F.embedding(input, self.held.stored, self.padding_idx).float()
 
 
 @cache
