@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import sfumato as sf
-from sfumato.data.images import decode, read_bytes
+from sfumato.data.images import decode, grey_levels, load, read_bytes, upright
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [10, 20, 30]], [[0, 0, 255], [1, 2, 3], [200, 100, 50]]], dtype=np.uint8)
 
@@ -100,6 +100,63 @@ def test_a_cmyk_jpeg_and_a_multi_picture_jpeg_are_read():
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
     first = pixels(encode(frames[0], "MPO", save_all=True, append_images=frames[1:], quality=100))
     assert np.abs(first.astype(int) - [255, 0, 0]).max() <= 2
+
+
+def sideways():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+LEVELS = np.array([[0, 255, 256], [32768, 65535, 1000]], dtype=np.uint16)
+STORED = {  # what a kind of picture is made of, and how it is written
+    "I;16": (Image.fromarray(LEVELS), "PNG", {}),
+    "I;16 with a hole": (Image.fromarray(LEVELS), "PNG", {"transparency": 256}),
+    "I;16 on its side": (Image.fromarray(LEVELS), "PNG", {"exif": sideways()}),
+    "L": (Image.fromarray(RGB[..., 0]), "PNG", {}),
+    "1": (Image.fromarray(RGB[..., 0] > 100), "PNG", {}),
+    "LA": (Image.fromarray(RGB[..., 0:2], "LA"), "PNG", {}),
+    "RGBA": (Image.fromarray(np.dstack([RGB, RGB[..., 1]])), "PNG", {}),
+    "P with a hole": (Image.fromarray(RGB).quantize(16), "PNG", {"transparency": 2}),
+    "CMYK": (Image.fromarray(RGB).convert("CMYK"), "JPEG", {"quality": 100}),
+    "RGB on its side": (Image.fromarray(RGB), "JPEG", {"quality": 100, "exif": sideways()}),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_a_picture_that_is_open_is_read_as_its_file_is(kind):
+    image, form, options = STORED[kind]
+    content = encode(image, form, **options)
+    once = decode(content)
+    with Image.open(io.BytesIO(content)) as opened:
+        assert opened.mode == kind.split()[0]
+        assert np.array_equal(np.asarray(upright(opened)), np.asarray(once))
+        assert np.array_equal(grey_levels(opened), grey_levels(load(content)))
+    assert once.size == ((2, 3) if "side" in kind else (3, 2))
+    assert np.array_equal(np.asarray(upright(once)), np.asarray(once))  # what stands upright is not turned once more
+
+
+def test_a_picture_in_memory_is_read_as_one_in_a_file():
+    """Of 16 bits the high byte, whichever of PIL's modes holds them; transparency over white."""
+    high = LEVELS >> 8
+    for image in (Image.fromarray(LEVELS), Image.fromarray(LEVELS.astype(np.int32))):
+        assert np.array_equal(np.asarray(upright(image)), high[..., None].repeat(3, 2))
+        assert np.array_equal(grey_levels(image), LEVELS)
+    beyond = Image.fromarray(np.array([[-5, 70000]], dtype=np.int32))
+    assert np.asarray(upright(beyond))[0, :, 0].tolist() == [0, 255]
+    clear = Image.fromarray(np.dstack([RGB, np.zeros_like(RGB[..., 0])]))
+    assert np.asarray(upright(clear)).min() == 255
+    assert grey_levels(clear).min() == 255
+    with pytest.raises(sf.InputError, match="does not decode") as caught:
+        upright(Image.new("La", (2, 2)))
+    assert "\n" not in str(caught.value)
+
+
+def test_grey_levels_stand_upright_and_keep_their_depth():
+    turned = Image.fromarray(np.ascontiguousarray(LEVELS.swapaxes(0, 1)[::-1]))  # orientation 6, as above
+    assert np.array_equal(grey_levels(load(encode(turned, exif=sideways()))), LEVELS)
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3) * 50
+    assert np.array_equal(grey_levels(load(encode(Image.fromarray(grey)))), grey)
 
 
 def bomb_scans():

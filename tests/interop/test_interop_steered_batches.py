@@ -81,7 +81,7 @@ def test_pictures_for_another_number_of_samples_are_refused(kind, guidance, case
 
 
 def test_control_goes_with_masks_and_with_a_start_from_a_picture(case):
-    pipe, hole = case[0], -torch.ones(1, 1, 16, 16)
+    pipe, hole = case[0], torch.zeros(1, 1, 16, 16)
     hole[..., 8:] = 1.0
     kept = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 2 - 1
     control = steering(case, 7)["both"]

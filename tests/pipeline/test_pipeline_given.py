@@ -5,12 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from pipeline_toys import make, stirred
+from PIL import Image
+from pipeline_toys import make, make_cloud, stirred
 
 import sfumato as sf
 from sfumato.codecs import AutoencoderKLConfig
 from sfumato.nets import UNetConfig
-from sfumato.pipeline.given import pixels_of, spanned
+from sfumato.pipeline import Pixels
+from sfumato.pipeline.enlarge import enlarged
+from sfumato.pipeline.given import as_it_is, hole_of, pixels_of, spanned
 from sfumato.pipeline.lean import on
 
 
@@ -51,7 +54,7 @@ def test_a_strength_that_leaves_no_step_is_refused(strength, steps):
 
 def test_an_empty_mask_is_the_picture_and_a_full_one_a_run_without_one():
     pipe = latent()
-    none, whole = torch.full((1, 1, 8, 8), -1.0), torch.ones(1, 1, 8, 8)
+    none, whole = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
     kept = pipe(n=2, image=PICTURE, mask=none)
     assert torch.equal(kept.pixels, PICTURE.expand(2, -1, -1, -1))
     grid = sf.grids.uniform(pipe.denoiser.schedule, 6)[1:]  # begins where alpha is far from 0
@@ -60,7 +63,7 @@ def test_an_empty_mask_is_the_picture_and_a_full_one_a_run_without_one():
 
 def test_where_a_mask_keeps_the_state_is_the_noised_picture_at_every_step():
     pipe = latent()
-    hole = torch.full((1, 1, 8, 8), -1.0)
+    hole = torch.zeros(1, 1, 8, 8)
     hole[..., :4] = 1.0
     with torch.no_grad():
         z = pipe.codec.encode(PICTURE)
@@ -71,6 +74,122 @@ def test_where_a_mask_keeps_the_state_is_the_noised_picture_at_every_step():
         torch.testing.assert_close(x[..., 2:], expected[..., 2:], rtol=1e-4, atol=1e-4)
 
     pipe(n=1, image=PICTURE, mask=hole, solver="ddim", steps=6, callback=check)
+
+
+def test_a_mask_as_a_picture_as_a_file_and_as_a_tensor_is_one_mask(tmp_path):
+    pipe, hole = latent(), torch.zeros(1, 1, 8, 8)
+    hole[..., 2:5, 3:] = 1.0
+    image = Image.fromarray((hole[0, 0] * 255).byte().numpy())
+    image.save(tmp_path / "hole.png")
+    made = pipe(n=2, steps=3, image=PICTURE, mask=hole)
+    assert torch.equal(made.pixels[..., :3], PICTURE[..., :3].expand(2, -1, -1, -1))
+    assert not torch.equal(made.pixels[..., 2:5, 3:], PICTURE[..., 2:5, 3:].expand(2, -1, -1, -1))
+    for form in (hole[0], hole.half(), image, image.convert("RGB"), tmp_path / "hole.png"):
+        other = pipe(n=2, steps=3, image=PICTURE, mask=form)
+        assert torch.equal(other.tensor, made.tensor)
+        assert other.request["mask"] == made.request["mask"]
+        assert torch.equal(pipe.again(made.settings(), image=PICTURE, mask=form).tensor, made.tensor)
+    with pytest.raises(sf.InputError, match="mask is not the one"):
+        pipe.again(made.settings(), image=PICTURE, mask=1 - hole)
+
+
+def test_each_sample_may_have_a_mask_of_its_own():
+    pipe, holes = latent(), torch.zeros(2, 1, 8, 8)
+    holes[0, ..., :4], holes[1, ..., 4:] = 1.0, 1.0
+    both = pipe(n=2, seed=5, steps=3, image=PICTURE, mask=holes)
+    for row in range(2):
+        alone = pipe(n=1, seed=5 + row, steps=3, image=PICTURE, mask=holes[row])
+        torch.testing.assert_close(both.pixels[row : row + 1], alone.pixels)
+    with pytest.raises(sf.InputError, match=r"a mask as a tensor must be \[1 or 3, 1, 8, 8\], got \[2, 1, 8, 8\]"):
+        pipe(n=3, image=PICTURE, mask=holes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"mask": torch.eye(8)[None, None]}, None),
+        ({"mask": -torch.ones(1, 1, 8, 8)}, "a mask as a tensor must hold finite numbers from 0 to 1, got -1 to -1"),
+        ({"mask": torch.full((1, 1, 8, 8), 255.0)}, "from 0 to 1, got 255 to 255"),
+        ({"mask": torch.ones(1, 1, 8, 8, dtype=torch.uint8)}, r"from 0 to 1, got torch\.uint8 values"),
+        ({"mask": torch.ones(1, 3, 8, 8)}, r"a mask as a tensor must be \[1, 1, 8, 8\], got \[1, 3, 8, 8\]"),
+        (
+            {"image": torch.full((1, 3, 8, 8), 5.0)},
+            "a picture as a tensor must hold finite numbers from -1 to 1, got 5",
+        ),
+        ({"image": PICTURE * 1.1 / PICTURE.abs().max()}, "from -1 to 1, got .* scale or clamp it"),
+        ({"image": PICTURE * 1.001 / PICTURE.abs().max()}, None),  # a rounding of half precision
+    ],
+)
+def test_tensors_outside_of_their_range_are_refused(asked, says):
+    pipe = latent()
+    if says is None:
+        assert pipe(n=1, steps=2, **({"image": PICTURE} | asked)).pixels.isfinite().all()
+        return
+    with pytest.raises(sf.InputError, match=says) as caught:
+        pipe(n=1, steps=2, **({"image": PICTURE} | asked))
+    assert "\n" not in str(caught.value)
+
+
+def stored(kind, path):
+    """Write a picture of a kind, and return its file's path."""
+    draws = np.random.default_rng(0)
+    colours, grey = (draws.integers(0, 256, (8, 8, c), dtype=np.uint8) for c in (3, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, name, options = {
+        "I;16": (Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), "png", {}),
+        "RGBA": (Image.fromarray(np.dstack([colours, grey])), "png", {}),
+        "P": (Image.fromarray(colours).quantize(16), "png", {"transparency": 3}),
+        "L": (Image.fromarray(grey[..., 0]), "png", {}),
+        "CMYK": (Image.fromarray(colours).convert("CMYK"), "jpg", {}),
+        "RGB": (Image.fromarray(colours), "jpg", {"exif": exif, "quality": 100}),
+    }[kind]
+    image.save(path / f"picture.{name}", **options)
+    return path / f"picture.{name}"
+
+
+@pytest.mark.parametrize("kind", ["I;16", "RGBA", "P", "L", "CMYK", "RGB"])
+def test_a_file_and_its_open_picture_are_the_same_picture_and_the_same_mask(kind, tmp_path):
+    file = stored(kind, tmp_path)
+    with Image.open(file) as image:
+        assert image.mode == kind
+        for channels in (3, 1):
+            assert torch.equal(pixels_of(image, (8, 8), channels), pixels_of(file, (8, 8), channels))
+        assert torch.equal(hole_of(image, (8, 8), 1), hole_of(file, (8, 8), 1))
+        assert torch.equal(as_it_is(image), as_it_is(file))
+        if kind == "I;16":  # the high bytes, not what saturates at 255
+            high = torch.arange(64).reshape(8, 8) * 1000 // 256
+            torch.testing.assert_close(hole_of(image, (8, 8), 1)[0, 0], high / 255)
+        pipe = latent()
+        shown = pipe(n=1, steps=2, image=image, mask=image, strength=0.5)
+        assert torch.equal(pipe.again(shown.settings(), image=file, mask=str(file)).tensor, shown.tensor)
+
+
+def test_a_picture_on_its_side_has_the_size_that_it_stands_in(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "side.jpg", exif=exif)
+    with Image.open(tmp_path / "side.jpg") as image:
+        assert as_it_is(image).shape == as_it_is(tmp_path / "side.jpg").shape == (1, 3, 6, 4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.0, 5.0), (-1.0, 1.0)])
+def test_pictures_come_in_the_range_of_the_models_pixels(low, high):
+    pipe = make(modality=Pixels(low=low, high=high))
+    levels = torch.arange(16).reshape(4, 4) * 17
+    image, hole = Image.fromarray(levels.byte().numpy()), torch.zeros(1, 1, 4, 4)
+    hole[..., 2:] = 1.0
+    out = pipe("cat", n=1, image=image, mask=hole)
+    for kept, expected in zip(np.asarray(out.images[0])[:, :2], levels[:, :2].tolist(), strict=True):
+        assert kept.tolist() == expected
+    values = low + (high - low) * levels[None, None] / 255
+    assert torch.allclose(out.pixels[..., :2], values[..., :2])
+    same = pipe("cat", n=1, image=values, mask=hole)  # as a tensor a picture is in that range too
+    torch.testing.assert_close(same.tensor, out.tensor, rtol=1e-4, atol=1e-4)
+    with pytest.raises(sf.InputError, match=f"finite numbers from {low:g} to {high:g}"):
+        pipe("cat", n=1, image=values + (high - low))
+    (large,) = enlarged(pipe, out, scale=2.0, strength=0.5, steps=4)  # which may leave it by no overshoot
+    assert large.pixels.shape == (1, 1, 8, 8)
 
 
 def test_two_spans_are_one_run():
@@ -180,8 +299,6 @@ def test_the_first_module_that_leaves_the_finite_numbers_is_named():
 
 
 def test_pictures_as_tensors_must_fit_and_as_pictures_are_resized():
-    from PIL import Image
-
     assert pixels_of(Image.new("RGB", (4, 6), (255, 0, 0)), (8, 8), 3)[0, :, 3, 3].tolist() == [1.0, -1.0, -1.0]
     for bad in (torch.zeros(3, 4, 4), torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8)):
         with pytest.raises(sf.InputError, match="must be"):
@@ -216,9 +333,21 @@ def test_a_size_is_that_of_the_pictures():
     assert dataclasses.replace(latent(), shape=(4, 6, 4))(n=1, steps=2).pixels.shape == (1, 3, 12, 8)
 
 
-def test_a_grey_model_starts_from_a_grey_picture():
-    from PIL import Image
+def test_a_picture_is_refused_where_a_model_can_take_none(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    image.save(tmp_path / "picture.png")
+    for picture in (image, tmp_path / "picture.png", torch.zeros(1, 3, 8, 8)):
+        with pytest.raises(sf.InputError, match=r"image is for models of pictures, .* are Points: leave it out"):
+            make_cloud()(n=2, image=picture)
+    pipe = latent(codec=None)
+    for picture in (image, tmp_path / "picture.png"):
+        with pytest.raises(sf.InputError, match=r"this model has 4: give .* a tensor \[1, 4, 4, 4\] from -1 to 1"):
+            pipe(n=1, image=picture)
+    kept = pipe(n=1, steps=2, image=torch.zeros(4, 4, 4), mask=torch.zeros(1, 1, 4, 4))
+    assert torch.equal(kept.pixels, torch.zeros(1, 4, 4, 4))
 
+
+def test_a_grey_model_starts_from_a_grey_picture():
     pipe = make()
     out = pipe("cat", n=1, steps=4, image=Image.new("RGB", (8, 8), (255, 255, 255)), strength=0.5)
     same = pipe("cat", n=1, steps=4, image=torch.ones(1, 4, 4), strength=0.5)

@@ -1,5 +1,7 @@
 """Reading a picture that somebody else made: bytes in, an upright 8-bit RGB picture out, or the reason why not.
 
+A picture that is open already goes the same way from `upright` or `grey_levels` on, and comes out the same.
+
 Nothing is decoded before its kind and its size are known to be harmless, and nothing outside the folder is opened.
 """
 
@@ -8,9 +10,12 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from ..core import InputError
@@ -57,30 +62,61 @@ def read_bytes(root: Path, name: str) -> bytes:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Return the upright 8-bit RGB picture in `content`: PNG, JPEG or WebP, one frame.
+    """Return the upright 8-bit RGB picture in `content`: PNG, JPEG or WebP, one frame (`load`, then `upright`)."""
+    return upright(load(content))
 
-    Transparency is composed over white in 8 bits. Of 16-bit values the high byte is kept. Palettes are looked up,
-    grey is repeated, CMYK is converted without a profile; colour profiles are not applied. Of a multi-picture JPEG,
-    as cameras write them, the first picture is taken.
+
+def load(content: bytes) -> Image.Image:
+    """Return the picture in `content` as it is stored, decoded completely: PNG, JPEG or WebP, one frame.
+
+    Of a multi-picture JPEG, as cameras write them, the first picture is taken.
 
     Raises `InputError` with the reason for other kinds (by content, whatever the name says), more than 4096^2 pixels,
     a side over 8192, animations, other files appended to a PNG or WebP, and whatever does not decode completely.
     """
     _check_container(content)
+    with _explained(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        width, height = image.size
+        if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+            raise InputError(f"{width} x {height} pixels; at most {MAX_PIXELS} with sides of at most {MAX_SIDE}")
+        if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":
+            raise InputError("an animation; only still pictures are read")
+        image.load()
+        return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the picture as EXIF says that it stands, in 8-bit RGB, with nothing beside its pixels.
+
+    Transparency is composed over white in 8 bits. Of 16-bit values the high byte is kept. Palettes are looked up,
+    grey is repeated, CMYK is converted without a profile; colour profiles are not applied. Raises `InputError` for
+    modes that have no RGB.
+    """
+    with _explained():
+        rgb = _turned(_to_rgb(image), image)
+    rgb.info.clear()  # it stands upright: what says how to turn it would turn it once more
+    return rgb
+
+
+def grey_levels(image: Image.Image) -> NDArray[np.float32]:
+    """Return [height, width] of a picture as it stands: grey of more than 8 bits as it is, all else as grey of 0..255.
+
+    Raises as `upright`.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return np.array(upright(image).convert("L"), dtype=np.float32)
+    with _explained():
+        return np.array(_turned(image, image), dtype=np.float32)
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    """Turn what decoders raise into `InputError`: some fifteen types on hostile bytes."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-                raise InputError(f"{width} x {height} pixels; at most {MAX_PIXELS} with sides of at most {MAX_SIDE}")
-            if getattr(image, "n_frames", 1) != 1 and image.format != "MPO":
-                raise InputError("an animation; only still pictures are read")
-            image.load()
-            turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            rgb = _to_rgb(image)
-            return rgb if turn is None else rgb.transpose(turn)
+        yield
     except InputError:
         raise
-    except Exception as error:  # decoders raise some fifteen types on hostile bytes
+    except Exception as error:
         reason = " ".join(str(error).split())[:80]
         raise InputError(f"does not decode ({type(error).__name__}: {reason})") from None
 
@@ -101,10 +137,16 @@ def _check_container(content: bytes) -> None:
         raise InputError("not a PNG, JPEG or WebP")
 
 
+def _turned(image: Image.Image, source: Image.Image) -> Image.Image:
+    """Return `image` turned as the EXIF of `source`, which it was made of, says."""
+    turn = _UPRIGHT.get(source.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         levels = np.asarray(image)
-        grey = Image.fromarray((levels >> 8).astype(np.uint8))
+        grey = Image.fromarray((levels >> 8).clip(0, 255).astype(np.uint8))  # mode I has 32 bits
         if "transparency" in image.info:
             grey.putalpha(Image.fromarray(np.where(levels == image.info["transparency"], 0, 255).astype(np.uint8)))
         image = grey

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Shown(NamedTuple):
-    """What a call shows a network: a picture [1, 3, h, w] in [-1, 1], a mask [1, 1, h, w] (1 where to paint), a depth
-    map [1, 1, any, any], a noise level; the codec, the latents' side, the rows' noise.
+    """What a call shows a network: a picture [1, 3, h, w] in [-1, 1], a mask [1 or B, 1, h, w] in [0, 1] (1 where to
+    paint), a depth map [1, 1, any, any], a noise level; the codec, the latents' side, the rows' noise.
     """
 
     codec: Codec
@@ -59,8 +59,8 @@ class Extra(Protocol):
 class Inpainting:
     """[mask, latents of the picture with the hole grey]: networks of 4 + 5 channels.
 
-    The mask is 1 where to paint, brought to the latents' size by nearest neighbour; the hole is where it is at least
-    one half. Without a mask all is painted anew.
+    The hole is where the mask is at least one half, and what the network is told is 1 there and 0 elsewhere, brought to
+    the latents' size by nearest neighbour: never grey, which it was not trained on. Without a mask all is painted anew.
     """
 
     keeps, starts, small = True, False, False
@@ -70,8 +70,8 @@ class Inpainting:
         image = shown.image
         if image is None:
             raise InputError("this network was made for in-painting: give image= and mask= (white where to paint)")
-        hole = torch.ones_like(image[:, :1]) if shown.mask is None else shown.mask
-        latents = shown.codec.encode(image * (hole < 0.5))
+        hole = torch.ones_like(image[:, :1]) if shown.mask is None else (shown.mask >= 0.5).to(image.dtype)
+        latents = shown.codec.encode(image * (hole == 0))
         return {"extra": torch.cat([F.interpolate(hole, shown.side).to(latents.dtype), latents], dim=1)}
 
 
@@ -96,10 +96,16 @@ class Instruct:
         return {"extra": latents if normalise is None else normalise.inverse(latents)}
 
 
+FLAT = 1e-6  # of the largest depth: what interpolating a constant in float32 leaves, and no depth
+
+
 @register
 @dataclass(frozen=True, kw_only=True)
 class Depth:
-    """A depth map, nearer is larger, brought to the latents' size and to [-1, 1]: of Stable Diffusion 2."""
+    """A depth map, nearer is larger, brought to the latents' size and to [-1, 1]: of Stable Diffusion 2.
+
+    2 (d - min) / (max - min) - 1: a map of one value has no such range, and is refused.
+    """
 
     keeps, starts, small = False, True, False
 
@@ -109,7 +115,9 @@ class Depth:
             raise InputError("this network paints over a depth map: give depth= (near is white), or image= and a model")
         depth = F.interpolate(shown.depth.float(), shown.side, mode="bicubic", align_corners=False)
         low, high = depth.amin(), depth.amax()
-        return {"extra": 2 * (depth - low) / (high - low).clamp(min=1e-12) - 1}
+        if float(high - low) <= FLAT * float(torch.maximum(low.abs(), high.abs())):
+            raise InputError(f"the depth map is {high:g} everywhere: give depth= where something is nearer (larger)")
+        return {"extra": 2 * (depth - low) / (high - low) - 1}
 
 
 def upscaling() -> Table:

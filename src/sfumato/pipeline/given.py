@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core import Denoiser, InputError, Noise, Schedule
 from .extra import Depth, Extra, Shown, Upscale
+from .images import Modality, Pixels
 from .request import hash_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline
 
 STRENGTH = 0.8
+SLACK = 1e-3  # of a tensor's range: what rounding in half precision leaves
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -90,7 +93,11 @@ class Kept:
 
 
 class Start(NamedTuple):
-    """What a call says of its start: a picture, a mask, the strength, a span of times, a depth map, a noise level."""
+    """What a call says of its start: a picture, a mask, the strength, a span of times, a depth map, a noise level.
+
+    Pictures, masks and depth maps are PIL pictures, files or tensors: a picture's tensor [1, C, H, W] in the range of
+    the model's pixels, a mask's [1 or B, 1, H, W] in [0, 1], 1 where to paint.
+    """
 
     image: Any = None
     mask: Any = None
@@ -111,8 +118,8 @@ def given(
 ) -> Given:
     """Return what a picture, a mask, a depth map and a span of the times make of a run.
 
-    Raises `InputError` for a strength outside (0, 1], a mask without a picture, a span that holds no step, and for what
-    this network does not read.
+    Raises `InputError` for a strength outside (0, 1], a mask without a picture, a span that holds no step, a picture
+    where samples are none, and for what this network does not read.
     """
     extra = pipe.extra
     _checked(extra, said)
@@ -122,16 +129,18 @@ def given(
         request["span"] = list(said.span)
     if said.image is None and extra is None:
         return Given(times=times, request=request)
+    low, high = (-1.0, 1.0) if said.image is None else range_of(pipe.modality)
     side, factor = (shape[1], shape[2]), 1 if extra is not None and extra.small else codec.factor
     size, channels = (side[0] * factor, side[1] * factor), 3 if pipe.codec is not None else shape[0]
-    picture = None if said.image is None else pixels_of(said.image, size, channels).to(device)
-    hole = None if said.mask is None else (pixels_of(said.mask, size, 1).to(device) + 1) / 2
+    picture = None if said.image is None else pixels_of(said.image, size, channels, low, high).to(device)
+    hole = None if said.mask is None else hole_of(said.mask, size, len(noise)).to(device)
     depth = None if said.depth is None else map_of(said.depth).to(device)
     for name, value in (("image", picture), ("mask", hole), ("depth", depth)):
         if value is not None:
             request[name] = hash_of(value)
     if depth is None and said.image is not None and pipe.depth_model is not None:
-        depth = pipe.depth_model(as_it_is(said.image).to(device))
+        unit = (as_it_is(said.image, low, high) - low) / (high - low)
+        depth = pipe.depth_model((unit * 2 - 1).to(device))
     beside: Mapping[str, Tensor] = {}
     if extra is not None:
         beside = extra(Shown(codec, side, noise, image=picture, mask=hole, depth=depth, level=said.level))
@@ -197,61 +206,106 @@ def spanned(times: Tensor, span: tuple[float, float]) -> Tensor:
     return times[inside[0] : inside[-1] + 2]
 
 
-def opened(path: Path) -> Image:
-    """Return the picture in a file, within the limits that `sfumato.data` sets; `InputError` says why not."""
-    from ..data.images import decode, read_bytes
+def range_of(modality: Modality) -> tuple[float, float]:
+    """Return what black and white are among a model's samples; `InputError` where they are no pictures."""
+    if not isinstance(modality, Pixels):
+        raise InputError(
+            f"image is for models of pictures, this one's samples are {type(modality).__name__}: leave it out"
+        )
+    return modality.low, modality.high
 
+
+def opened(picture: Any) -> Image:
+    """Return the upright 8-bit RGB picture of a file or a PIL picture: the same of both; `InputError` says why not."""
+    from ..data.images import upright
+
+    return _read(picture, "a picture", upright)
+
+
+def _read(picture: Any, name: str, how: Callable[[Image], Read]) -> Read:
+    """Return what `how` reads of a PIL picture, or of a file within the limits that `sfumato.data` sets."""
+    from ..data.images import load, read_bytes
+
+    if isinstance(picture, (str, Path)):
+        path = Path(picture)
+        try:
+            return how(load(read_bytes(path.parent.resolve(), path.name)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    if not hasattr(picture, "convert"):
+        raise InputError(f"{name} must be a PIL image, a file or a tensor, got {type(picture).__name__}")
     try:
-        return decode(read_bytes(path.parent.resolve(), path.name))
+        return how(picture)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{name} of PIL's mode {picture.mode} {error}: give it in RGB") from None
 
 
-def as_it_is(picture: Any) -> Tensor:
-    """Return [1, C, H, W] in [-1, 1] of a tensor, or of a PIL picture or a file in its own size, in colours."""
+def as_it_is(picture: Any, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Return [1, C, H, W] of a tensor, or of a PIL picture or a file in its own size, in colours in [low, high]."""
     if isinstance(picture, Tensor):
         return picture.float() if picture.ndim == 4 else picture.float()[None]
-    image = opened(Path(picture)) if isinstance(picture, (str, Path)) else picture
-    return pixels_of(image, (getattr(image, "height", 1), getattr(image, "width", 1)), 3)
+    image = opened(picture)
+    return pixels_of(image, (image.height, image.width), 3, low, high)
 
 
 def map_of(depth: Any) -> Tensor:
     """Return [1, 1, h, w] of a depth map: a tensor of 2 to 4 dimensions, a grey PIL picture of any depth, a file."""
     if not isinstance(depth, Tensor):
-        image = opened(Path(depth)) if isinstance(depth, (str, Path)) else depth
-        if not hasattr(image, "convert"):
-            raise InputError(f"a depth map must be a tensor, a PIL image or a file, got {type(depth).__name__}")
-        grey = image if image.mode in ("I", "F", "L") or image.mode.startswith("I;16") else image.convert("L")
-        depth = torch.from_numpy(np.asarray(grey).astype(np.float32))
+        from ..data.images import grey_levels
+
+        depth = torch.from_numpy(_read(depth, "a depth map", grey_levels))
     value = depth.float().reshape((1,) * (4 - depth.ndim) + tuple(depth.shape)) if 2 <= depth.ndim <= 4 else depth
     if value.ndim != 4 or value.shape[:2] != (1, 1) or not bool(value.isfinite().all()):
         raise InputError(f"a depth map must be finite and [height, width] or [1, 1, h, w], got {list(depth.shape)}")
     return value
 
 
-def pixels_of(picture: Any, side: tuple[int, int], channels: int) -> Tensor:
-    """Return [1, channels, *side] in [-1, 1] of a PIL picture, a file, or a tensor in [-1, 1] ([C, H, W] or one row).
+def hole_of(mask: Any, side: tuple[int, int], rows: int) -> Tensor:
+    """Return [1 or rows, 1, *side] in [0, 1], 1 where to paint, of a PIL picture, a file or a tensor in [0, 1] or of
+    booleans.
+    """
+    if isinstance(mask, Tensor):
+        mask = mask.float() if mask.dtype == torch.bool else mask
+        return _fitting("a mask", mask, (rows, 1, *side), 0.0, 1.0)
+    return pixels_of(mask, side, 1, 0.0, 1.0)
 
-    Raises `InputError` for what is none of them, and for tensors of another size: only pictures are resized.
+
+def pixels_of(picture: Any, side: tuple[int, int], channels: int, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Return [1, channels, *side] of a PIL picture, a file or a tensor ([C, H, W] or one row): low + (high - low) l/255
+    of the levels l, and a tensor's own values, which lie in [low, high].
+
+    Raises `InputError` for what is none of them, for channels that pictures do not have, and for tensors of another
+    size or range: only pictures are resized.
     """
     if isinstance(picture, Tensor):
-        value = picture.float() if picture.ndim == 4 else picture.float()[None]
-        if value.shape[-2:] != side or value.shape[0] != 1 or value.shape[1] != channels:
-            raise InputError(
-                f"a picture as a tensor must be [1, {channels}, {side[0]}, {side[1]}], got {list(value.shape)}"
-            )
-        if not picture.is_floating_point() or not bool(value.isfinite().all()):
-            raise InputError(f"a picture as a tensor must hold finite numbers from -1 to 1, got {picture.dtype} values")
-        return value
-    image = opened(Path(picture)) if isinstance(picture, (str, Path)) else picture
-    if not hasattr(image, "convert"):
-        raise InputError(f"a picture must be a PIL image, a file or a tensor, got {type(picture).__name__}")
+        return _fitting("a picture", picture, (1, channels, *side), low, high)
+    if channels not in (1, 3):
+        raise InputError(
+            f"PIL pictures and files are read in 1 or 3 channels, this model has {channels}: "
+            f"give the picture as a tensor [1, {channels}, {side[0]}, {side[1]}] from {low:g} to {high:g}"
+        )
     from PIL import Image
 
-    image = image.convert("RGB" if channels == 3 else "L")
+    image = opened(picture).convert("RGB" if channels == 3 else "L")
     if image.size != (side[1], side[0]):
         image = image.resize(
             (side[1], side[0]), Image.Resampling.LANCZOS if channels == 3 else Image.Resampling.NEAREST
         )
     array = np.asarray(image, dtype=np.float32).reshape(*side, channels)
-    return torch.from_numpy(array / 127.5 - 1.0).permute(2, 0, 1)[None].contiguous()
+    return torch.from_numpy(array / (255 / (high - low)) + low).permute(2, 0, 1)[None].contiguous()
+
+
+def _fitting(name: str, given: Tensor, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """Return a tensor of `shape`, or of one row of it, with values in [low, high]."""
+    value = given.float() if given.ndim == 4 else given.float()[None]
+    if value.shape[1:] != shape[1:] or value.shape[0] not in (1, shape[0]):
+        rows = "1" if shape[0] == 1 else f"1 or {shape[0]}"
+        expected = ", ".join(str(one) for one in shape[1:])
+        raise InputError(f"{name} as a tensor must be [{rows}, {expected}], got {list(given.shape)}")
+    said = f"{name} as a tensor must hold finite numbers from {low:g} to {high:g}"
+    if not given.is_floating_point() or not bool(value.isfinite().all()):
+        raise InputError(f"{said}, got {given.dtype} values")
+    least, most, slack = float(value.min()), float(value.max()), SLACK * (high - low)
+    if least < low - slack or most > high + slack:
+        raise InputError(f"{said}, got {least:g} to {most:g}: scale or clamp it")
+    return value
