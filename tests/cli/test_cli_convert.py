@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -64,6 +65,30 @@ def test_what_is_asked_wrongly(theirs, tmp_path, capsys):
         assert message in said
         assert said.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_the_folders_of_a_new_name_are_made(theirs, tmp_path, capsys):
+    target = tmp_path / "new" / "deeper" / "one.safetensors"
+    assert convert(theirs, target, "--dtype", "float16") == 0
+    assert target.is_file()
+    assert convert(theirs, tmp_path / "other" / "folder") == 2  # no layout is said: what was made for it goes again
+    assert not (tmp_path / "other").exists()
+    capsys.readouterr()
+    assert convert(theirs, target / "x.safetensors") == 2
+    said = capsys.readouterr().err
+    assert "cannot write to" in said
+    assert said.count("\n") == 1
+
+
+def test_a_picture_holds_no_weights(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.jpg")
+    for words in (["inspect", tmp_path / "p.jpg"], ["convert", tmp_path / "p.jpg", tmp_path / "new.safetensors"]):
+        assert main([str(word) for word in words]) == 2
+        said = capsys.readouterr().err
+        assert f"p.jpg is no file of weights: {words[0]} reads" in said
+        assert said.count("\n") == 1
+    save_file({"a": torch.ones(2)}, tmp_path / "blob")  # as the hub's cache names them
+    assert main(["inspect", str(tmp_path / "blob")]) == 0
 
 
 def test_a_pickle_gives_its_weights_alone(tmp_path, capsys):

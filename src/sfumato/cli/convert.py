@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from ..core import InputError
     from ..interop.pickles import convert_folder, convert_pickle
     from ..pipeline.loading import is_pickle
+    from .places import of_weights, room
 
     source, target = Path(args.source), Path(args.target)
     single = target.suffix == ".safetensors"
@@ -48,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--layout {args.layout} and {target.name}: one file ends in .safetensors, a folder does not")
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise InputError(f"{target} already holds something; nothing is overwritten, give a new name")
+    of_weights(source, "convert reads model folders, .safetensors files and, with --allow-pickle, .ckpt and .bin")
     pickled = args.allow_pickle and (source.is_dir() or (source.is_file() and is_pickle(source)))
-    with tempfile.TemporaryDirectory(dir=target.resolve().parent) as scratch:
+    with room(target.resolve().parent) as beside, tempfile.TemporaryDirectory(dir=beside) as scratch:
         if pickled:
             alone = args.layout is None and args.dtype is None
             made = target if alone else Path(scratch) / ("weights.safetensors" if source.is_file() else "model")

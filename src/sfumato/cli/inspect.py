@@ -56,8 +56,10 @@ def file(path: Path) -> dict[str, Any]:
     """Return what a file of weights is, from its header."""
     from ..interop.facts import facts
     from ..pipeline.loading import pickled
+    from .places import of_weights
 
     pickled(path)
+    of_weights(path, "inspect reads models, runs, .safetensors files, and the settings in PNGs")
     return facts(path)
 
 

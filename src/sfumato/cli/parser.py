@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
@@ -20,6 +21,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(names)}"
+
+
+def number(text: str) -> float:
+    """Return the finite number in `text`: the type of an argument."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not finite: give a number")
+    return value
 
 
 class Parser(argparse.ArgumentParser):

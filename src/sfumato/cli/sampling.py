@@ -1,25 +1,15 @@
-"""What `sfumato sample` makes of its options: control from files, sheets, previews, second passes."""
+"""What `sfumato sample` makes of its options: a model as it is asked for, and what steers it, from files."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from collections.abc import Callable, Sequence
+import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core import Prediction
-    from ..pipeline import Output, Pipeline
-
-# what a sheet can be over, and how a value is read
-AXES: dict[str, Callable[[str], Any]] = {
-    **dict.fromkeys(("steps", "seed", "noise_level"), int),
-    **dict.fromkeys(("guidance", "rescale", "strength", "image_guidance"), float),
-    **dict.fromkeys(("solver", "grid", "prompt", "negative"), str),
-}
+    from ..pipeline import Pipeline
 
 
 def spec(text: str, option: str) -> tuple[str, str, list[float]]:
@@ -37,14 +27,17 @@ def spec(text: str, option: str) -> tuple[str, str, list[float]]:
         rest = head
     if not file or not rest:
         raise InputError(f"{option} {text[:80]!r} must be FILE=PICTURE, or FILE=PICTURE:SCALE")
+    if odd := [value for value in numbers if not math.isfinite(value)]:
+        raise InputError(f"{option} {text[:80]!r}: {odd[0]} after the picture is not finite, give a number")
     return file, rest, numbers
 
 
-def control(args: argparse.Namespace, pipe: Pipeline, device: str) -> list[Any]:
-    """Return what steers: `--control` and `--image-prompt`, their networks on `device`."""
+def control(args: argparse.Namespace, pipe: Pipeline) -> list[Any]:
+    """Return what steers: `--control` and `--image-prompt`, their networks on the device."""
     from ..core import InputError
     from ..pipeline import read_control, read_image_prompt
 
+    device = device_name(args)
     found: list[Any] = []
     for text in args.control:
         file, picture, numbers = spec(text, "--control")
@@ -62,14 +55,23 @@ def control(args: argparse.Namespace, pipe: Pipeline, device: str) -> list[Any]:
     return found
 
 
-def placed(pipe: Pipeline, device: str, memory: str | None) -> Pipeline:
-    """Return `pipe` on a device, with the memory savers that are named."""
+def device_name(args: argparse.Namespace) -> str:
+    """Return the device that is asked for, or a GPU where there is one."""
+    import torch
+
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def placed(pipe: Pipeline, args: argparse.Namespace) -> Pipeline:
+    """Return `pipe` on its device, with the memory savers that are named."""
     import torch
 
     from ..core import InputError
 
-    savers = () if memory is None else tuple(memory.split(","))
+    device = device_name(args)
+    savers = () if args.memory is None else tuple(args.memory.split(","))
     try:
+        torch.zeros(1, device=device).item()  # "meta" takes a model and gives no number back
         if "offload" in savers:
             return replace(pipe, memory=savers, device=torch.device(device))
         return replace(pipe, memory=savers).to(device)
@@ -77,96 +79,65 @@ def placed(pipe: Pipeline, device: str, memory: str | None) -> Pipeline:
         raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0][:120]}") from error
 
 
+def lora(text: str) -> tuple[str, float]:
+    """Return (file, strength) of "file:0.8"; 1 where there is no number."""
+    from ..core import InputError
+
+    file, _, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        return text, 1.0
+    if not file:
+        return text, 1.0
+    if not math.isfinite(strength):
+        raise InputError(f"--lora {text[:80]!r}: the strength after the file is not finite")
+    return file, strength
+
+
+def size(text: str) -> tuple[int, int]:
+    """Return (height, width) of "512x768"; one number is a square."""
+    from ..core import InputError
+    from ..pipeline.request import checked
+
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.isdecimal() and len(p) < 10 for p in parts):
+        raise InputError(f"--size {text[:20]!r} must be HEIGHTxWIDTH in pixels, as 512x768")
+    height, width = int(parts[0]), int(parts[-1])
+    checked(height=height, width=width)
+    return height, width
+
+
+def second(args: argparse.Namespace) -> Pipeline:
+    """Return the refiner, as the model before it is asked for."""
+    from ..pipeline import load
+
+    pipe = load(args.refiner, variant=args.variant, dtype=pipe_dtype(args))
+    return placed(weighted(pipe) if args.weighted else pipe, args)
+
+
+def weighted(pipe: Pipeline) -> Pipeline:
+    """Return `pipe` with prompts that hold weights, (a cat:1.3); raise `InputError` where it reads no texts."""
+    from ..conditioning import TextConditioner, Weighted
+    from ..core import InputError
+
+    if not isinstance(pipe.conditioner, TextConditioner):
+        raise InputError("--weighted is for models that read texts, this one does not: leave it out")
+    return replace(pipe, conditioner=replace(pipe.conditioner, syntax=Weighted()))
+
+
+def inputs(args: argparse.Namespace) -> list[str]:
+    """Return the files of the pictures that a call reads."""
+    steering = [spec(text, "--control")[1] for text in args.control]
+    steering += [spec(text, "--image-prompt")[1] for text in args.image_prompt]
+    return [file for file in (args.image, args.mask, args.depth, args.like) if file is not None] + steering
+
+
 def prediction(name: str | None) -> Prediction | None:
     """Return the prediction of a name, None for none."""
     from ..core import X0, Eps, Flow, V
 
     return None if name is None else {"eps": Eps(), "v": V(), "x0": X0(), "flow": Flow()}[name]
-
-
-def previewing(pipe: Pipeline, file: str) -> Callable[[Any, Any], None]:
-    """Return a callback that keeps a small picture of the run's state in `file`, whole at any moment."""
-    from ..core import InputError
-    from ..pipeline import watching
-    from ..pipeline.images import contact_sheet
-    from ..pipeline.metadata import encode_png
-
-    path = Path(file)
-    if path.suffix.lower() != ".png" or not path.parent.is_dir():
-        raise InputError(f"--preview {file!r:.80} must be a .png in a folder that is there; each step writes it anew")
-    aside = path.with_name(path.name + ".part")
-
-    def show(k: Any, pictures: Sequence[Any]) -> None:
-        aside.write_bytes(encode_png(contact_sheet(pictures), None))
-        os.replace(aside, path)
-
-    return watching(pipe, show)
-
-
-def axis(text: str) -> tuple[str, list[Any]]:
-    """Return (setting, values) of "guidance=1,3,7.5"; values with commas in them are given as a JSON list."""
-    from ..core import InputError, nearest
-
-    name, _, said = text.partition("=")
-    name = name.replace("-", "_")
-    if name not in AXES:
-        raise InputError(f"--sheet {text[:60]!r} must be SETTING=VALUE,VALUE{nearest(name[:40], AXES)}")
-    try:
-        given = json.loads(said) if said.startswith("[") else said.split(",")
-        return name, [AXES[name](value) for value in given]
-    except (ValueError, TypeError) as error:
-        raise InputError(f"--sheet {text[:60]!r}: the values of {name} are {AXES[name].__name__}s") from error
-
-
-def save_sheet(pipe: Pipeline, axes: Sequence[str], folder: str, call: dict[str, Any]) -> Path:
-    """Write the sheet over two settings under the next free name in `folder`, and return its path."""
-    from ..core import InputError
-    from ..pipeline import sheet
-    from ..pipeline.metadata import encode_png
-
-    if len(axes) != 2:
-        raise InputError(
-            "a sheet is over two settings: give --sheet twice, as --sheet steps=10,20 --sheet guidance=3,7"
-        )
-    rows, columns = (axis(text) for text in axes)
-    free = {key: value for key, value in call.items() if value is not None and key not in (rows[0], columns[0], "n")}
-    for name in (rows[0], columns[0]):
-        if name != "seed" and call.get(name) not in (None, ()):  # a seed has a default
-            raise InputError(f"--sheet {name}=... and --{name.replace('_', '-')}: give one of them")
-    page = encode_png(sheet(pipe, rows, columns, n=1, **free), None)
-    at = Path(folder)
-    try:
-        at.mkdir(parents=True, exist_ok=True)
-        for number in range(100_000):
-            path = at / f"sheet-{number:05d}.png"
-            try:
-                with open(path, "xb") as file:
-                    file.write(page)
-                return path
-            except FileExistsError:
-                continue
-    except OSError as error:
-        raise InputError(f"cannot write pictures to {at}: {error.strerror}; give another folder") from error
-    raise InputError(f"{at} is full of sheets: give another folder")
-
-
-def drawn(args: argparse.Namespace, pipe: Pipeline, device: str, call: dict[str, Any]) -> list[Output]:
-    """Return the outputs of a call: one, or after a refiner its own, or the enlarged pictures one by one."""
-    from ..core import InputError
-    from ..pipeline import enlarged, load, refined
-
-    if args.refiner is None:
-        outs = [pipe(**call)]
-    else:
-        second = placed(load(args.refiner, variant=args.variant, dtype=pipe_dtype(args)), device, args.memory)
-        kept = {key: value for key, value in call.items() if value is not None}
-        outs = [refined(pipe, second, share=args.refiner_share, **kept)]
-    if args.enlarge is None:
-        return outs
-    shown = {key: call[key] for key in ("control", "compile", "callback") if call.get(key)}
-    if args.refiner is not None:
-        raise InputError("--enlarge works on the pictures of one model: leave --refiner out")
-    return enlarged(pipe, outs[0], scale=args.enlarge, strength=args.enlarge_strength, **shown)
 
 
 def pipe_dtype(args: argparse.Namespace) -> Any:

@@ -61,8 +61,8 @@ class Verbatim:
     def read(self, prompt: str) -> Read:
         """Return one section of one piece."""
         found = _SYNTAX.search(checked(prompt))
-        note = f"{found.group()[:40]!r} is read as text: give syntax=Weighted() to read weights" if found else ""
-        return Read(((Piece(prompt),),), (note,) if note else ())
+        remedy = "give syntax=Weighted(), or --weighted, to read weights"
+        return Read(((Piece(prompt),),), (f"{found.group()[:40]!r} is read as text: {remedy}",) if found else ())
 
 
 @register

@@ -30,6 +30,8 @@ def read_control(
     path = Path(path)
     if not path.exists():
         raise InputError(f"there is no {path}: give a control network's folder or file")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(f"{path} is no control network's folder, which has a config.json: give one of its kind")
     with damaged(path):
         net = read_controlnet(path) if path.is_file() and not pickled(path) else read_network(path)
     if isinstance(net, T2IAdapter):

@@ -92,8 +92,10 @@ def parse_parameters(text: str) -> dict[str, str]:
     return {"Prompt": prompt.strip()} | ({"Negative prompt": negative.strip()} if negative else {}) | pairs
 
 
-def encode_png(image: Image, settings: Settings | None) -> bytes:
-    """Return the picture as PNG bytes with its settings (or, without them, with the mark of generated media alone)."""
+def encode_png(image: Image, settings: Settings | None, texts: Mapping[str, str] | None = None) -> bytes:
+    """Return the picture as PNG bytes with its settings (or, without them, with the mark of generated media alone) and
+    with other `texts`.
+    """
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -101,6 +103,8 @@ def encode_png(image: Image, settings: Settings | None) -> bytes:
     if settings is not None:
         info.add_text("parameters", parameters(settings, image.size))
         info.add_text(CHUNK, json.dumps(asdict(settings)))
+    for key, text in (texts or {}).items():
+        info.add_text(key, text)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()

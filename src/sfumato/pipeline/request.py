@@ -111,8 +111,17 @@ def numbered(seed: int | Sequence[int], n: int, prompts: int) -> tuple[int, ...]
 
 
 def checked(**counts: int) -> None:
-    """Raise `InputError` for counts that are none."""
+    """Raise `InputError` for counts that are none, and for a height and a width beyond what is read as a picture."""
+    from ..data.images import MAX_PIXELS, MAX_SIDE
+
     for name, value in counts.items():
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name}={value!r:.60} must be a whole number of at least {least}")
+        if name in ("height", "width") and value > MAX_SIDE:
+            raise InputError(f"{name}={value} pixels: at most {MAX_SIDE} are made, give a smaller size")
+    if (pixels := counts.get("height", 1) * counts.get("width", 1)) > MAX_PIXELS:
+        raise InputError(
+            f"{counts['height']} x {counts['width']} are {pixels:,} pixels: at most {MAX_PIXELS:,} are made, give a "
+            "smaller size"
+        )

@@ -32,24 +32,29 @@ def sweep(pipe: Pipeline, rows: Axis, columns: Axis, **call: Any) -> list[list[O
 
 def sheet(pipe: Pipeline, rows: Axis, columns: Axis, **call: Any) -> Image:
     """Return the first pictures of a `sweep` on one sheet, each row and column with its setting."""
+    return page(rows, columns, sweep(pipe, rows, columns, **call))
+
+
+def page(rows: Axis, columns: Axis, outs: Sequence[Sequence[Output]]) -> Image:
+    """Return the first pictures of what a `sweep` over `rows` and `columns` gave, on one sheet."""
     from PIL import Image, ImageDraw
 
-    found = [[out.images[0].convert("RGB") for out in line] for line in sweep(pipe, rows, columns, **call)]
+    found = [[out.images[0].convert("RGB") for out in line] for line in outs]
     width, height = found[0][0].size
     factor = max(1, -(-64 // max(width, height)))
     wide, high = width * factor, height * factor
     names = [_said(*rows, i) for i in range(len(rows[1]))]
     left = 8 + 6 * max(map(len, names))
-    page = Image.new("RGB", (left + len(columns[1]) * (wide + 4), MARGIN + len(found) * (high + 4)), "white")
-    draw = ImageDraw.Draw(page)
+    drawn = Image.new("RGB", (left + len(columns[1]) * (wide + 4), MARGIN + len(found) * (high + 4)), "white")
+    draw = ImageDraw.Draw(drawn)
     for j in range(len(columns[1])):
         draw.text((left + j * (wide + 4), 2), _said(*columns, j), fill="black")
     for i, line in enumerate(found):
         draw.text((4, MARGIN + i * (high + 4) + high // 2 - 6), names[i], fill="black")
         for j, picture in enumerate(line):
             large = picture.resize((wide, high), Image.Resampling.NEAREST)
-            page.paste(large, (left + j * (wide + 4), MARGIN + i * (high + 4)))
-    return page
+            drawn.paste(large, (left + j * (wide + 4), MARGIN + i * (high + 4)))
+    return drawn
 
 
 def _said(name: str, values: Sequence[Any], index: int) -> str:
