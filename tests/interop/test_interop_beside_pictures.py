@@ -19,6 +19,7 @@ from sfumato.interop.diffusers.sampler import sampler
 from sfumato.interop.diffusers.scheduler import contract
 from sfumato.interop.diffusers.writing import write_pipeline
 from sfumato.pipeline.extra import Depth, Upscale
+from sfumato.pipeline.given import map_of
 
 SOLVERS = {
     "ddim": (diffusers.DDIMScheduler, {"set_alpha_to_one": True, "clip_sample": False}),
@@ -191,6 +192,23 @@ def test_depth_maps_come_in_many_forms_and_a_run_can_start_from_noise(tmp_path):
             pipe("a cat", n=1, depth=bad)
     with pytest.raises(InputError, match="give depth="):
         pipe("a cat", n=1)
+
+
+def test_a_depth_map_of_16_bits_keeps_them_and_one_of_a_single_value_is_refused(tmp_path):
+    _, pipe = depth_folder(tmp_path / "model")
+    values = 1000 + torch.arange(64 * 64).reshape(64, 64) % 21  # four levels of 8 bits at most
+    file = tmp_path / "map.png"
+    Image.fromarray(values.int().numpy().astype("uint16")).save(file)
+    assert torch.equal(map_of(file), values[None, None].float())
+    made = pipe("a cat", n=1, steps=2, depth=values.float())
+    with Image.open(file) as opened:
+        for form in (file, str(file), opened):
+            other = pipe("a cat", n=1, steps=2, depth=form)
+            assert torch.equal(other.tensor, made.tensor)
+            assert other.request["depth"] == made.request["depth"]
+    for flat in (torch.full((48, 32), 0.1), torch.zeros(8, 8), Image.new("L", (20, 30), 7), 3e4 + torch.zeros(64, 64)):
+        with pytest.raises(InputError, match=r"the depth map is \S+ everywhere: give depth="):
+            pipe("a cat", n=1, depth=flat)
 
 
 def test_a_depth_model_is_a_part_of_its_pipeline(tmp_path):

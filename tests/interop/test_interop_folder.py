@@ -6,6 +6,7 @@ import math
 import pytest
 import tiny_folders
 import torch
+from PIL import Image
 
 import sfumato as sf
 from sfumato.conditioning import Frame
@@ -125,7 +126,7 @@ def test_in_painting_keeps_what_the_mask_keeps_exactly(kind, tmp_path, modes):
     told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
     expected = theirs("a red cat", image=PICTURE, mask_image=HOLE, height=16, width=16, strength=1.0, **told).images
     grid = tiny_folders.times(theirs.scheduler, 5)
-    out = pipe("a red cat", n=1, guidance=5.0, grid=grid, start=x, image=PICTURE * 2 - 1, mask=HOLE * 2 - 1)
+    out = pipe("a red cat", n=1, guidance=5.0, grid=grid, start=x, image=PICTURE * 2 - 1, mask=HOLE)
     free = (pipe.codec.decode(out.tensor).detach() + 1).clamp(
         0, 2
     ) * 127.5  # before the paste: theirs pastes on demand alone
@@ -133,6 +134,28 @@ def test_in_painting_keeps_what_the_mask_keeps_exactly(kind, tmp_path, modes):
     kept = (HOLE < 0.5).expand_as(PICTURE)
     assert torch.equal(out.pixels[kept], (PICTURE * 2 - 1)[kept])
     assert not torch.allclose(out.pixels[~kept], (PICTURE * 2 - 1)[~kept], atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["ramp", "half", "picture"])
+def test_a_grey_mask_paints_where_it_is_at_least_one_half_as_theirs_does(kind, tmp_path, modes):
+    scheduler = diffusers.DDIMScheduler(**tiny_folders.BETAS, clip_sample=False, steps_offset=1)
+    theirs = tiny_folders.sd("StableDiffusionInpaintPipeline", scheduler=scheduler, unet_changes={"in_channels": 9})
+    pipe = saved(theirs, tmp_path)
+    mask = torch.linspace(0, 1, 16).expand(1, 1, 16, 16)
+    if kind == "half":
+        mask = torch.where(mask > 0.5, 0.5, 0.4)  # one half exactly is to be painted
+    shown = Image.fromarray((mask[0, 0] * 255).round().byte().numpy()) if kind == "picture" else mask
+    x, grid = tiny_folders.start((1, 4, 8, 8)), tiny_folders.times(theirs.scheduler, 5)
+    told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "latents": x.clone()}
+    # theirs writes the mask that it makes into the tensor that it is given
+    asked = {"image": PICTURE, "mask_image": shown if kind == "picture" else mask.clone(), "strength": 1.0}
+    expected = theirs("a red cat", **asked, height=16, width=16, **told).images
+    out = pipe("a red cat", n=1, guidance=5.0, grid=grid, start=x, image=PICTURE * 2 - 1, mask=shown)
+    made = (pipe.codec.decode(out.tensor).detach() + 1).clamp(0, 2) * 127.5
+    assert float((made - expected * 255).abs().max()) < 2
+    kept = (mask < 0.5).expand_as(PICTURE)
+    assert 0 < kept.sum() < kept.numel()
+    assert torch.equal(out.pixels[kept], (PICTURE * 2 - 1)[kept])
 
 
 @pytest.mark.parametrize("channels", [4, 9])
@@ -146,11 +169,11 @@ def test_a_hole_starts_from_noise_alone_at_strength_1_as_theirs_does(channels, t
     assert torch.equal(made[0], torch.randn(shape, generator=draws.manual_seed(3)))  # theirs begins so, everywhere
     pipe = saved(theirs, tmp_path)
     grid = torch.as_tensor(tiny_folders.times(theirs.scheduler, 5))
-    noise, hole, picture = sf.Noise([7]), HOLE * 2 - 1, PICTURE * 2 - 1
+    noise, picture = sf.Noise([7]), PICTURE * 2 - 1
     free = torch.nn.functional.interpolate(HOLE, (8, 8)) >= 0.5
     for late in (0, 2):  # ours keeps the noised picture where the mask keeps it, from the first step on
         alpha, sigma = pipe.denoiser.schedule(float(grid[late]))
-        shown = Start(image=picture, mask=hole, strength=1.0)
+        shown = Start(image=picture, mask=HOLE, strength=1.0)
         start = given(pipe, pipe.codec, grid[late:], shape[1:], noise, torch.device("cpu"), shown).start
         kept = ~free * alpha * pipe.codec.encode(picture) if channels == 4 else 0
         expected = noise.normal(shape, "start") * sigma + kept
@@ -160,7 +183,7 @@ def test_a_hole_starts_from_noise_alone_at_strength_1_as_theirs_does(channels, t
         told = {"num_inference_steps": 5, "guidance_scale": 5.0, "output_type": "pt", "strength": 1.0, "latents": x}
         expected = theirs("a red cat", image=PICTURE, mask_image=HOLE, height=16, width=16, **told).images
         asked = {"n": 1, "seed": 7, "guidance": 5.0, "grid": grid, "strength": 1.0}
-        out = pipe("a red cat", image=picture, mask=hole, **asked)
+        out = pipe("a red cat", image=picture, mask=HOLE, **asked)
         made = (pipe.codec.decode(out.tensor).detach() + 1).clamp(0, 2) * 127.5
         assert float((made - expected * 255).abs().max()) < 2
 

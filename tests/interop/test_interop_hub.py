@@ -96,6 +96,28 @@ def test_only_what_is_needed_is_asked_for(variant, expected, tmp_path, monkeypat
     assert fetched("a/b/one.safetensors") == tmp_path / "one.safetensors"
 
 
+def test_parts_without_the_variant_are_fetched_plain_and_a_depth_model_with_its_settings(tmp_path, monkeypatch):
+    asked = []
+    for part in ("unet", "vae", "depth_estimator"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text("{}")
+    (tmp_path / "depth_estimator" / "model.fp16.safetensors").write_bytes(b"")
+    index = {"unet": ["d", "U"], "vae": ["d", "V"], "depth_estimator": ["t", "D"], "feature_extractor": ["t", "F"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(hub, "hf_hub_download", lambda **words: str(tmp_path / words["filename"]))
+    monkeypatch.setattr(hub, "snapshot_download", lambda **words: (asked.append(words), str(tmp_path))[1])
+    fetched("a/b", None, "fp16")
+    first, second = (words["allow_patterns"] for words in asked)
+    assert "feature_extractor/*.json" in first
+    assert "depth_estimator/*.fp16.safetensors" in first
+    assert [name for name in second if name.endswith("*.safetensors")] == ["vae/*.safetensors"]
+    assert "*.fp16*" in asked[1]["ignore_patterns"]
+    asked.clear()
+    fetched("a/b")
+    assert len(asked) == 1
+
+
 def test_names_and_what_is_missing(tmp_path, monkeypatch):
     assert named("a/b")
     assert named("a/b/c/d.safetensors")

@@ -1,10 +1,14 @@
 """The single-file names of the KL autoencoder against diffusers' own converter, bit for bit and both ways."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from interop_parity import ours, scrambled
+from safetensors.torch import save_file
 from test_interop_kl import TINY, VARIANTS
 
+from sfumato import load_codec
 from sfumato.codecs.kl import sd, sd3, sdxl
 from sfumato.core.errors import CheckpointError
 from sfumato.interop.diffusers.kl import LAYOUT
@@ -55,6 +59,32 @@ def test_the_names_are_those_of_the_first_release():
         "post_quant_conv.bias": (4,),
     }.items():
         assert tuple(single[name].shape) == shape, name
+
+
+@pytest.mark.parametrize("name", ["sd", "sd3", "f2 of three levels", "attention"])
+def test_a_file_under_diffusers_names_is_read(name, tmp_path):
+    """`vae/diffusion_pytorch_model.safetensors` by itself, as most autoencoders are passed on, and its older names."""
+    changes = {"attention": {"down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")}}.get(name)
+    if changes is not None:
+        changes |= {"up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D")}
+    shape = TINY | (VARIANTS[name] if changes is None else changes)
+    widths = tuple(32 * w for w in range(1, 1 + len(shape["block_out_channels"])))
+    theirs = scrambled(diffusers.AutoencoderKL(**(shape | {"block_out_channels": widths, "norm_num_groups": 32})))
+    theirs.save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    expected = ours(LAYOUT, theirs)
+    weights = expected.state_dict()
+    codec = load_codec(file, scale=0.5, shift=0.25)
+    assert codec.config == replace(expected.config, scale=0.5, shift=0.25, upcast=False, mean=(), std=())
+    found = codec.state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in weights.items())
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = theirs.state_dict()
+    for new, old in older.items():
+        state = {k.replace(f".{new}.", f".{old}."): v for k, v in state.items()}
+    save_file(state, file)
+    found = load_codec(file, scale=0.5).state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in weights.items())
 
 
 def test_attention_at_a_level_keeps_its_place():

@@ -102,6 +102,11 @@ def tower_of(
             raise CheckpointError(
                 f"{path}: {name} has the shape {list(value.shape)}, its configuration says {list(expect[name].shape)}"
             )
+    rows, words = cast(Any, model).get_input_embeddings().weight.shape[0], len(tokenizer)
+    if not 0.9 * rows <= words <= rows:  # released tables are padded by 1 in 1000 at most
+        raise CheckpointError(
+            f"{path}: its {kind} knows {rows} words, its tokenizer has {words}: give the one that it was trained with"
+        )
     model.load_state_dict(given, assign=True)
     if _TIED[0] in expect:
         t5 = cast(Any, model)
@@ -154,11 +159,27 @@ def read_tokenizer(folder: str | Path, kind: str) -> Any:
     folder = Path(folder)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise CheckpointError(f"{folder} holds no tokenizer: one of {', '.join(_TOKENIZER_FILES)} is needed")
-    made = getattr(transformers(), KINDS[_kind(kind)][1])
+    wanted = KINDS[_kind(kind)][1]
+    if not suits(folder, kind):
+        raise CheckpointError(f"{folder} holds a {_class_in(folder)}, a {kind} reads what a {wanted} makes: give that")
+    made = getattr(transformers(), wanted)
     try:
         return made.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise CheckpointError(f"cannot read the tokenizer in {folder}: {' '.join(str(error).split())[:200]}") from error
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"cannot read the tokenizer in {folder} as a {wanted}: {said}") from error
+
+
+def suits(folder: str | Path, kind: str) -> bool:
+    """Return whether the tokenizer in a folder is of the class that an encoder reads, as far as the folder tells."""
+    named, wanted = _class_in(Path(folder)), KINDS[_kind(kind)][1]
+    return named == wanted or named not in {tokenizer for _, tokenizer in KINDS.values()}
+
+
+def _class_in(folder: Path) -> str:
+    """Return the class of a folder's tokenizer, "" where it does not tell."""
+    file = folder / "tokenizer_config.json"
+    return str(read_json(file).get("tokenizer_class") or "").removesuffix("Fast") if file.is_file() else ""
 
 
 def blank(kind: str, config: Mapping[str, Any], *, most: int = 1 << 20) -> nn.Module:

@@ -47,6 +47,13 @@ def weights_in(folder: Path, stem: str, variant: str | None = None) -> tuple[dic
     raise CheckpointError(f"{folder} has no {whole}" + (f"; it holds {', '.join(names[:6])}" if names else ""))
 
 
+def holds(folder: Path, stem: str, variant: str | None = None) -> bool:
+    """Return whether a folder has the weights of a variant, as one file or as shards; None is the plain ones."""
+    dot = "" if variant is None else f".{variant}"
+    names = f"{stem}{dot}.safetensors", f"{stem}.safetensors.index{dot}.json"
+    return any((folder / name).is_file() for name in names)
+
+
 def _sharded(folder: Path, index: str, names: list[str]) -> tuple[dict[str, Tensor], tuple[Path, ...]]:
     table = read_json(folder / index, most=16 << 20).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..core.json_file import read_json
+from .files import holds
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(/[\w./-]{1,200}\.safetensors)?")
-PARTS = re.compile(r"(unet|transformer|vae|scheduler|(text_encoder|tokenizer)(_[23])?)")
+PARTS = re.compile(r"unet|transformer|vae|scheduler|(text_encoder|tokenizer)(_[23])?|low_res_scheduler|depth_estimator")
 # other sets of the same weights, and other frameworks' files
 OTHERS = ("*.fp16*", "*.bf16*", "*.fp32*", "*.non_ema*", "*.ema*", "*.bin", "*.onnx*", "*.msgpack", "*.h5", "*.xml")
 SMALL = ("*.json", "*.txt", "*.model")
@@ -38,7 +39,13 @@ def fetched(name: str, revision: str | None = None, variant: str | None = None) 
         if inside:
             return Path(hub.hf_hub_download(filename=inside[0], **which))
         index = read_json(Path(hub.hf_hub_download(filename="model_index.json", **which)))
-        return Path(hub.snapshot_download(**which, **_patterns(index, variant)))
+        parts = [name for name, said in index.items() if PARTS.fullmatch(name) and isinstance(said, list) and said[0]]
+        parts += ["feature_extractor"] * ("depth_estimator" in parts)  # how that is shown a picture
+        folder = Path(hub.snapshot_download(**which, **_patterns(parts, variant)))
+        plain = [part for part in parts if variant is not None and _lacks(folder / part, variant)]
+        if plain:  # a variant may be of some parts alone
+            hub.snapshot_download(**which, **_patterns(plain, None))
+        return folder
     except InputError:
         raise
     except Exception as error:  # the client's errors are of many libraries; all mean that it is not to be had
@@ -49,9 +56,14 @@ def fetched(name: str, revision: str | None = None, variant: str | None = None) 
         ) from error
 
 
-def _patterns(index: dict[str, Any], variant: str | None) -> dict[str, list[str]]:
-    """Return the patterns of the files that a pipeline of this index needs."""
-    parts = [name for name, said in index.items() if PARTS.fullmatch(name) and isinstance(said, list) and said[0]]
+def _lacks(folder: Path, variant: str) -> bool:
+    """Return whether a part's folder in the cache is a model's, without weights of the variant."""
+    weighs = (folder / "config.json").is_file()
+    return weighs and not any(holds(folder, stem, variant) for stem in ("model", "diffusion_pytorch_model"))
+
+
+def _patterns(parts: list[str], variant: str | None) -> dict[str, list[str]]:
+    """Return the patterns of the files that these parts of a pipeline need."""
     ends = ["*.safetensors"] if variant is None else [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
     allowed = ["model_index.json", *(f"{part}/{end}" for part in parts for end in (*SMALL, *ends))]
     return {"allow_patterns": allowed, "ignore_patterns": [o for o in OTHERS if variant is None or variant not in o]}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core import Denoiser, InputError
 from ..guidance import ClassifierFree, Guided, Interval, Rescale, TwoScale
+from .clipping import Clipped
 from .extra import Instruct
 
 if TYPE_CHECKING:
@@ -43,7 +44,15 @@ def embeds(pipe: Pipeline, said: Guiding, negative: Any) -> bool:
 
 
 def guided(pipe: Pipeline, denoiser: Denoiser, said: Guiding, null: Mapping[str, Tensor] | None) -> Denoiser:
-    """Return `denoiser` with the guidance that is asked for; `null`: the conditions of what to avoid."""
+    """Return `denoiser` with the guidance that is asked for; `null`: the conditions of what to avoid.
+
+    The clip of the pipeline's defaults goes around it: guidance pushes x0_hat out of range.
+    """
+    found = _guided(pipe, denoiser, said, null)
+    return found if pipe.defaults.clip is None else Clipped(denoiser=found, most=pipe.defaults.clip)
+
+
+def _guided(pipe: Pipeline, denoiser: Denoiser, said: Guiding, null: Mapping[str, Tensor] | None) -> Denoiser:
     scale = said.scale
     if not math.isfinite(scale):
         raise InputError(f"guidance={scale} must be a finite number; 1 is off")

@@ -52,6 +52,7 @@ def load(
       file does not tell or is wrong. `codec`: an autoencoder, or its file, instead of its own.
     Raises `InputError` for what is no model that can be read, `CheckpointError` for one that is damaged.
     """
+    _checked(prediction, schedule, device, dtype)
     own = None if Path(path).exists() else assets.shipped(str(path))
     if own is not None:
         path, dtype = own, torch.float32 if dtype is None else dtype  # stored in half, to be small
@@ -86,12 +87,32 @@ def _load(
         )
     if network is not None:
         raise InputError(f"network= is for single files; the configuration in {path} tells it")
-    pipe = _of_folder(path, variant, prediction, schedule, device, dtype)
+    pipe = _of_folder(path, variant, prediction, schedule, device, dtype, bare=codec is not None)
     if prediction is not None or schedule is not None:
         pipe = replace(pipe, denoiser=_meant(pipe.denoiser, prediction, schedule))
     if codec is not None:
         pipe = _placed(replace(pipe, codec=_codec(codec, pipe)), device, dtype)
     return pipe
+
+
+def _checked(prediction: Any, schedule: Any, device: Any, dtype: Any) -> None:
+    """Raise `InputError` for arguments that are not what they must be: later, the file would be blamed."""
+    parts = (
+        ("prediction", prediction, "to_x0", "sf.Eps(), sf.V(), sf.X0() or sf.Flow()"),
+        ("schedule", schedule, "inverse", "such as sf.VPLinear(), sf.Rectified() or a sf.Table"),
+    )
+    for name, value, method, known in parts:
+        if value is not None and (isinstance(value, type) or not hasattr(value, method)):
+            raise InputError(f"{name}={value!r:.60} is no {name}: give an object, {known}")
+    if dtype not in (None, torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        known = "torch.float32, torch.bfloat16 or torch.float16"
+        raise InputError(f"dtype={dtype!r:.60} is no dtype that networks run in: give {known}")
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (TypeError, RuntimeError, AssertionError) as error:
+            said = str(error).splitlines()[0][:120]
+            raise InputError(f"device={device!r:.60} cannot be used here: {said}") from error
 
 
 @contextmanager
@@ -156,11 +177,13 @@ def _of_folder(
     schedule: Schedule | None,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    bare: bool,
 ) -> Pipeline:
     if (path / "model_index.json").is_file() and not (path / CONFIG).is_file():
         from ..interop.diffusers.folder import read_pipeline
 
-        return read_pipeline(path, variant=variant, device=device, dtype=dtype)
+        place: dict[str, Any] = {"variant": variant, "device": device, "dtype": dtype}
+        return read_pipeline(path, **place, prediction=prediction, schedule=schedule, bare=bare)
     if (path / CONFIG).is_file():
         pipe = read(path, dtype)
     elif (path / "checkpoints").is_dir():
@@ -189,6 +212,11 @@ def _codec(codec: Codec | str | Path, pipe: Pipeline) -> Codec:
     own: Any = getattr(pipe.codec, "config", None)
     if Path(codec).is_file() and hasattr(own, "scale"):
         return load_codec(codec, scale=own.scale, shift=own.shift, upcast=own.upcast)
+    if Path(codec).is_file() and not pickled(Path(codec)):
+        raise InputError(
+            f"{codec} does not tell the scale of its latents, and the model has no autoencoder that does: "
+            "give codec=sf.load_codec(file, scale=...)"
+        )
     return load_codec(codec)
 
 

@@ -117,6 +117,7 @@ class Defaults:
     DEIS of third order on the logistic grid needs the fewest evaluations for most errors on three exact mixtures, of
     which one is stiff, from 5 evaluations on (`sfumato bench evaluations`). The fourth order needs still fewer where
     data are smooth, and is far worse where they are stiff or the steps few. `guided_channels`: see `ClassifierFree`.
+    `clip`: x0_hat, guided or not, is clipped to [-clip, clip] in each step, as models of pixels mostly are sampled.
     """
 
     solver: Solver = field(default_factory=DEIS)
@@ -124,11 +125,14 @@ class Defaults:
     steps: int = 20
     guidance: float = 1.0
     guided_channels: int | None = None
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         by_name("grid", self.grid, GRIDS)
         if self.steps < 1 or not math.isfinite(self.guidance):
             raise InputError(f"Defaults needs steps of at least 1 and a finite guidance, got {self}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise InputError(f"Defaults.clip={self.clip} must be positive and finite, such as 1; None is no clip")
 
 
 def by_name(what: str, name: str, table: Mapping[str, T]) -> T:

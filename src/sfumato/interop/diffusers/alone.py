@@ -7,13 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from ...codecs.codec import Codec
-from ...core import InputError, LearnedVariance, Plain, Prediction, Schedule, Table
+from ...core import InputError, Prediction, Schedule
 from ...pipeline import Pipeline
-from ..single.contracts import contract_of
 from .folder import NETWORKS, Kind, assembled, read_network
-from .scheduler import Contract, betas
-
-FAMILIES = {"MMDiT": "sd3", "Lumina": "lumina", "DiT": "dit", "PixArt": "pixart-alpha", "HunyuanDiT": "hunyuan"}
+from .given import FAMILIES, given
 
 
 def read_alone(
@@ -34,7 +31,7 @@ def read_alone(
         raise InputError(
             f"{folder} holds a {type(net).__name__}, which steers a network: load a model, and it beside it"
         )
-    return assembled(net, None, None, _contract(net, folder, prediction, schedule), Kind(), side_of(net))
+    return assembled(net, None, None, given(net, str(folder), prediction, schedule), Kind(), side_of(net))
 
 
 def side_of(net: nn.Module) -> int:
@@ -43,17 +40,3 @@ def side_of(net: nn.Module) -> int:
     base, patch = getattr(config, "base", None), getattr(config, "patch", None)
     size = getattr(config, "size", None)
     return base * patch if base and patch else size if isinstance(size, int) else 64
-
-
-def _contract(net: nn.Module, folder: Path, prediction: Prediction | None, schedule: Schedule | None) -> Contract:
-    kind = type(net).__name__
-    if kind in FAMILIES:
-        config = getattr(net, "config", None)
-        said = contract_of(FAMILIES[kind], config, {}, "", path=str(folder), prediction=prediction, schedule=schedule)
-        inner = said[1].prediction if isinstance(said[1], LearnedVariance) else said[1]
-        return Contract(schedule=said[0], prediction=inner, scaling=said[2])
-    if prediction is None:
-        raise InputError(f"{folder} does not tell what its {kind} predicts: give prediction=, sf.Eps() or sf.V()")
-    table = schedule or Table.from_betas(betas("scaled_linear", 0.00085, 0.012, 1000))
-    count = float(len(table.alphas_cumprod)) if isinstance(table, Table) else 1000.0
-    return Contract(schedule=table, prediction=prediction, scaling=Plain(scale=count, shift=-1.0))

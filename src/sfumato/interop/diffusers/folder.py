@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,16 @@ from ...conditioning.text import Family, TextConditioner
 from ...conditioning.tower import Tower
 from ...conditioning.tower_files import read_tower
 from ...conditioning.xl import RefinerText, XLText
-from ...core import CheckpointError, FlowTime, InputError, LearnedVariance, Preconditioned, nearest
+from ...core import (
+    CheckpointError,
+    FlowTime,
+    InputError,
+    LearnedVariance,
+    Preconditioned,
+    Prediction,
+    Schedule,
+    nearest,
+)
 from ...core.json_file import read_json
 from ...core.weights import read_cast, specs, stored_as
 from ...pipeline import Defaults, Pipeline
@@ -31,10 +41,11 @@ from ...pipeline.extra import Depth, Upscale
 from ...pipeline.extra import default as default_extra
 from ...pipeline.folder import at_most, bounded, empty
 from ...pipeline.identity import standing
-from ..files import weights_in
+from ..files import holds, weights_in
 from ..links import check, read
+from .given import given
 from .layout import Layout
-from .scheduler import Contract, contract
+from .scheduler import Contract, contract, known
 
 LAYOUTS = {
     "UNet2DConditionModel": "latent_unet",
@@ -61,7 +72,8 @@ class Kind:
     """What a pipeline class of theirs needs beside its parts.
 
     `family(folder's index, towers, network's configuration) -> the rule of its texts`; `towers`: our name -> their
-    component; `guidance`, `steps`, `channels` (`guided_channels`): the published pipeline's defaults.
+    component; `guidance`, `steps`, `channels` (`guided_channels`): the published pipeline's defaults;
+    `scheduler`: what its class sets in the scheduler's configuration, whatever the file says.
     """
 
     family: Callable[[Mapping[str, Any], Mapping[str, Tower], Any], Family] | None = None
@@ -69,6 +81,7 @@ class Kind:
     guidance: float = 7.5
     steps: int = 50
     channels: int | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def _xl(index: Mapping[str, Any], towers: Mapping[str, Tower], config: Any) -> Family:
@@ -83,6 +96,7 @@ def _sd3(index: Mapping[str, Any], towers: Mapping[str, Tower], config: Any) -> 
 
 
 _SD = Kind(family=lambda index, towers, config: ClipText(), towers={"clip": "text_encoder"})
+_SD_1 = replace(_SD, scheduler={"steps_offset": 1, "clip_sample": False})
 _XL = Kind(family=_xl, towers={"clip_l": "text_encoder", "clip_g": "text_encoder_2"}, guidance=5.0)
 _REFINER = Kind(
     family=lambda index, towers, config: RefinerText(zeros=bool(index.get("force_zeros_for_empty_prompt", False))),
@@ -107,15 +121,14 @@ _LUMINA = Kind(
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(
         (
-            "StableDiffusionPipeline",
-            "StableDiffusionImg2ImgPipeline",
-            "StableDiffusionInpaintPipeline",
             "StableDiffusionInstructPix2PixPipeline",
             "StableDiffusionDepth2ImgPipeline",
             "StableDiffusionControlNetPipeline",
         ),
         _SD,
     ),
+    **dict.fromkeys(("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), _SD_1),
+    "StableDiffusionInpaintPipeline": replace(_SD, scheduler={"steps_offset": 1, "skip_prk_steps": True}),
     "StableDiffusionUpscalePipeline": replace(_SD, guidance=9.0, steps=75),
     "LatentConsistencyModelPipeline": replace(_SD, guidance=8.5, steps=4),
     **dict.fromkeys(
@@ -200,30 +213,97 @@ def read_pipeline(
     variant: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    prediction: Prediction | None = None,
+    schedule: Schedule | None = None,
+    bare: bool = False,
 ) -> Pipeline:
     """Return the pipeline of a folder with `model_index.json`.
 
-    Sub-folders may be absent where a model works without them (a text encoder of Stable Diffusion 3). A safety checker,
-    a feature extractor and an image encoder are left alone. Raises as `read_network`.
+    Sub-folders may be absent where a model works without them (a text encoder of Stable Diffusion 3; with `bare`, the
+    autoencoder, whose place another takes). A safety checker, a feature extractor and an image encoder are left alone.
+    A part without the `variant` has its plain weights. `prediction` and `schedule` come before what the scheduler says;
+    a warning names what is not read of its sampler. Raises as `read_network`.
     """
     index = read_json(folder / "model_index.json")
     name = str(index.get("_class_name"))
     if name not in KINDS:
-        raise InputError(f"{folder}: the pipeline {name!r:.60} is not read{nearest(name, KINDS)}")
+        raise InputError(f"{folder}: the pipeline {name!r:.60} is not read{_close(name)}")
     kind = KINDS[name]
-    place: dict[str, Any] = {"variant": variant, "device": device, "dtype": dtype}
     part = next((n for n in NETWORKS if (folder / n / "config.json").is_file()), None)
     if part is None:
         raise CheckpointError(f"{folder} has none of the folders {', '.join(NETWORKS)}")
-    net = read_network(folder / part, **place)
-    codec = read_network(folder / "vae", **place) if (folder / "vae" / "config.json").is_file() else None
+    has_codec = (folder / "vae" / "config.json").is_file()
+    if not has_codec and not bare and _listed(index, "vae"):
+        raise CheckpointError(
+            f"{folder / 'vae'} is missing, which model_index.json names: fetch it, or give codec= (--codec)"
+        )
+    variants = _variants(folder, (part, *(["vae"] if has_codec else []), *kind.towers.values()), variant)
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    net = read_network(folder / part, variant=variants[part], **place)
+    codec = read_network(folder / "vae", variant=variants["vae"], **place) if has_codec else None
     if codec is not None and not isinstance(codec, Codec):
         raise InputError(f"{folder / 'vae'} holds a {type(codec).__name__}, which is no codec")
-    said = contract(read_json(folder / "scheduler" / "scheduler_config.json"))
-    conditioner = _conditioner(folder, index, kind, net, place)
+    said = _said(folder, net, kind, prediction, schedule)
+    conditioner = _conditioner(folder, index, kind, net, variants, place)
     side = read_json(folder / part / "config.json").get("sample_size")
     pipe = assembled(net, codec, conditioner, said, kind, side if isinstance(side, int) else 64)
     return _beside(pipe, folder, index)
+
+
+def _close(name: str) -> str:
+    """Return what `nearest` says of a pipeline's class, by what tells the names apart: all end alike."""
+    end = "Pipeline"
+    return nearest(name.removesuffix(end), [k.removesuffix(end) for k in KINDS])
+
+
+def _listed(index: Mapping[str, Any], part: str) -> bool:
+    """Return whether a folder's index names a class for a part: [null, null] is one that the model has not."""
+    said = index.get(part)
+    return isinstance(said, list) and len(said) == 2 and said[0] is not None
+
+
+def _variants(folder: Path, parts: Iterable[str], variant: str | None) -> dict[str, str | None]:
+    """Return the variant of each part's weights: `variant`, None for those that have plain ones alone."""
+    here = {
+        p: "model" if p.startswith("text_encoder") else "diffusion_pytorch_model"
+        for p in parts
+        if (folder / p).is_dir()
+    }
+    if variant is None:
+        return dict.fromkeys(here)
+    having = [p for p, stem in here.items() if holds(folder / p, stem, variant)]
+    if not having:
+        raise CheckpointError(
+            f"{folder} has the variant {variant!r:.60} of none of its parts {', '.join(here)}: leave variant= out"
+        )
+    return {p: None if p not in having and holds(folder / p, stem) else variant for p, stem in here.items()}
+
+
+def _said(
+    folder: Path, net: nn.Module, kind: Kind, prediction: Prediction | None, schedule: Schedule | None
+) -> Contract:
+    """Return the contract of a folder's scheduler, whose sampler is a default: a warning names what is not read."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    told = prediction is not None and schedule is not None
+    if not file.is_file():
+        if not told:
+            raise InputError(
+                f"{file} is missing, which says what the network means: "
+                "give both prediction= (--prediction) and schedule=, or fetch it"
+            )
+        return given(net, str(folder), prediction, schedule)
+    config = {**read_json(file), **kind.scheduler}
+    name = str(config.get("_class_name"))
+    if told and not known(name):
+        warnings.warn(f"{file}: the scheduler {name!r:.60} is not known, nothing of it is read", stacklevel=4)
+        return given(net, str(folder), prediction, schedule)
+    try:
+        said = contract(config, prediction=prediction, schedule=schedule)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    for what in said.untaken:
+        warnings.warn(f"{file}: {what}", stacklevel=4)
+    return said
 
 
 def _beside(pipe: Pipeline, folder: Path, index: Mapping[str, Any]) -> Pipeline:
@@ -247,7 +327,9 @@ def assembled(
     config: Any = getattr(net, "config", None)
     channels = int(getattr(config, "in_channels", None) or config.channels)
     out = getattr(config, "out_channels", None) or channels
-    prediction = LearnedVariance(prediction=said.prediction) if out == 2 * channels else said.prediction
+    prediction = said.prediction
+    if out == 2 * channels and not isinstance(prediction, LearnedVariance):
+        prediction = LearnedVariance(prediction=prediction)
     scaling: Any = said.scaling
     if isinstance(scaling, FlowTime) and type(net).__name__ == "Lumina":
         scaling = FlowTime(scale=-1.0, shift=1.0)  # it counts from noise to data
@@ -263,12 +345,18 @@ def assembled(
             steps=kind.steps,
             guidance=kind.guidance,
             guided_channels=kind.channels,
+            clip=said.clip,
         ),
     )
 
 
 def _conditioner(
-    folder: Path, index: Mapping[str, Any], kind: Kind, net: nn.Module, place: Mapping[str, Any]
+    folder: Path,
+    index: Mapping[str, Any],
+    kind: Kind,
+    net: nn.Module,
+    variants: Mapping[str, str | None],
+    place: Mapping[str, Any],
 ) -> Conditioner | None:
     if kind.family is None:
         labels = index.get("id2label")
@@ -284,7 +372,13 @@ def _conditioner(
         said = index.get(theirs)
         if not (folder / theirs / "config.json").is_file():
             continue
-        known = str(said[1]) if isinstance(said, list) and len(said) == 2 else None
+        named = str(said[1]) if isinstance(said, list) and len(said) == 2 else None
         tokenizer = folder / theirs.replace("text_encoder", "tokenizer")
-        towers[ours] = read_tower(folder / theirs, tokenizer, kind=known, **place)
-    return TextConditioner(family=kind.family(index, towers, getattr(net, "config", None)), towers=towers)
+        towers[ours] = read_tower(folder / theirs, tokenizer, kind=named, variant=variants[theirs], **place)
+    family = kind.family(index, towers, getattr(net, "config", None))
+    for ours, theirs in kind.towers.items():
+        if ours not in towers and ours not in family.may_lack and _listed(index, theirs):
+            raise CheckpointError(
+                f"{folder / theirs} is missing, which model_index.json names: fetch it, the network reads its states"
+            )
+    return TextConditioner(family=family, towers=towers)

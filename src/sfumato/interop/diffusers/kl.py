@@ -96,6 +96,30 @@ def write(config: AutoencoderKLConfig) -> dict[str, Any]:
     }
 
 
+def shaped(shapes: Mapping[str, tuple[int, ...]], **latents: Any) -> AutoencoderKLConfig | None:
+    """Return the configuration that the shapes of a file's tensors say, with 32 groups as in every released file.
+
+    None for tensors under other names; `latents` are the fields that stand in no file: `scale`, `shift`, `upcast`.
+    """
+    first = "encoder.down_blocks.{}.resnets.{}.conv1.weight"
+    if first.format(0, 0) not in shapes or "decoder.conv_in.weight" not in shapes:
+        return None
+    count = lambda stem: next(i for i in range(len(shapes) + 1) if stem(i) not in shapes)
+    levels = range(count(lambda i: first.format(i, 0)))
+    return AutoencoderKLConfig(
+        in_channels=shapes["encoder.conv_in.weight"][1],
+        out_channels=shapes["decoder.conv_out.weight"][0],
+        latent=shapes["decoder.conv_in.weight"][1],
+        widths=tuple(shapes[first.format(i, 0)][0] for i in levels),
+        layers=count(lambda i: first.format(0, i)),
+        attention=tuple(i for i in levels if f"encoder.down_blocks.{i}.attentions.0.to_q.weight" in shapes),
+        middle="encoder.mid_block.attentions.0.to_q.weight" in shapes,
+        moments="quant_conv.weight" in shapes,
+        decoded="post_quant_conv.weight" in shapes,
+        **latents,
+    )
+
+
 def levels(fields: Fields, prefix: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (channels of each level, levels with attention) of both halves, which must mirror each other."""
     widths = tuple(fields.take(f"{prefix}block_out_channels", (64,)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...core import InputError, Prediction, Schedule, Solver
-from ...solvers import DDPM, LCM, LMS, PLMS, PNDM, TCD, DPMpp2M, DPMpp2MSDE, DPMpp2S, Heun, UniPC
+from ...solvers import DDPM, LCM, LMS, PLMS, PNDM, TCD, DDPMLearned, DPMpp2M, DPMpp2MSDE, DPMpp2S, Heun, UniPC
 from .scheduler import contract, describe
 
 # the classes of samplers, and what tells them from others of the same class
 WRITTEN: dict[type, dict[str, Any]] = {
     DDPM: {"_class_name": "DDPMScheduler"},
+    DDPMLearned: {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
     PLMS: {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
     PNDM: {"_class_name": "PNDMScheduler", "skip_prk_steps": False},
     LMS: {"_class_name": "LMSDiscreteScheduler"},
@@ -26,18 +27,22 @@ KARRAS = ("Euler", "Heun", "LMS", "DPMSolver", "UniPC", "DEIS")  # those with us
 EULER = {"_class_name": "EulerDiscreteScheduler"}  # DDIM on other default grids
 
 
-def sampler(schedule: Schedule, prediction: Prediction, solver: Solver, grid: str) -> dict[str, Any]:
+def sampler(
+    schedule: Schedule, prediction: Prediction, solver: Solver, grid: str, clip: float | None = None
+) -> dict[str, Any]:
     """Return a configuration that `contract` reads as these; where it cannot, `describe`'s, whose sampler is DDIM.
 
     Raises `InputError` for a schedule or a prediction that no configuration of theirs can say.
     """
-    said = describe(schedule, prediction)
+    said = describe(schedule, prediction, clip)
     for wanted in _candidates(said, solver, grid):
         try:
             back = contract(wanted)
         except InputError:
             continue
-        if (back.prediction, back.solver, back.grid) == (prediction, solver, grid):
+        if back.untaken:  # what is not read is no way to say it
+            continue
+        if (back.prediction, back.solver, back.grid, back.clip) == (prediction, solver, grid, clip):
             return wanted
     return said
 
@@ -54,6 +59,8 @@ def _candidates(said: dict[str, Any], solver: Solver, grid: str) -> list[dict[st
     kind = WRITTEN.get(type(solver), {})
     if isinstance(solver, UniPC):
         kind = kind | {"solver_order": solver.p}
+    if isinstance(solver, DDPM):
+        kind = kind | {"variance_type": "fixed_large" if solver.variance else "fixed_small"}
     if grid == "karras-table":
         name = kind if str(kind.get("_class_name")).startswith(KARRAS) else EULER
         return [said | name | {"use_karras_sigmas": True}]

@@ -32,6 +32,7 @@ from ...pipeline.extra import Upscale
 from ...pipeline.identity import own
 from ...pipeline.origin import warn_of
 from ...pipeline.parts import modules
+from ...solvers import DDIM
 from ..files import SHARD, write_shards
 from ..links import write
 from .folder import KINDS, layout
@@ -102,7 +103,7 @@ def write_pipeline(pipe: Pipeline, folder: str | Path, *, shard: int = SHARD) ->
         warn_of(["schedule", "prediction", *_left_out(pipe)], "a network alone in a folder does not tell them")
         return folder
     kind, net = class_of(pipe), pipe.denoiser.net
-    scheduler = _scheduler(pipe)
+    scheduler = _scheduler(pipe, kind)
     codec = own(pipe.codec)
     part = "unet" if "UNet" in type(net).__name__ else "transformer"
     with whole(folder) as aside:
@@ -175,17 +176,21 @@ def class_of(pipe: Pipeline) -> str:
     if net == "PixArt" and isinstance(family, PixArtText):
         return "PixArtSigmaPipeline" if family.length > 120 else "PixArtAlphaPipeline"
     if family is None and net in ("DiT", "UNet"):
-        return "DiTPipeline" if net == "DiT" else "DDPMPipeline"
+        ddim = isinstance(pipe.defaults.solver, DDIM)  # a class of its own, with other steps by default
+        return "DiTPipeline" if net == "DiT" else "DDIMPipeline" if ddim else "DDPMPipeline"
     reads = "no text" if family is None else type(family).__name__
     raise InputError(f"{net} with {reads} has no pipeline class there: write its parts with write_network")
 
 
-def _scheduler(pipe: Pipeline) -> dict[str, Any]:
+def _scheduler(pipe: Pipeline, kind: str) -> dict[str, Any]:
     denoiser: Preconditioned = pipe.denoiser
     prediction, scaling = denoiser.prediction, denoiser.scaling
     if isinstance(prediction, LearnedVariance):
         prediction = prediction.prediction
-    said = sampler(denoiser.schedule, prediction, pipe.defaults.solver, pipe.defaults.grid)
+    clip = pipe.defaults.clip
+    if clip is not None and KINDS[kind].scheduler.get("clip_sample") is False:
+        raise InputError(f"{kind} never clips, and clip={clip} would be lost: use with_defaults(clip=None)")
+    said = sampler(denoiser.schedule, prediction, pipe.defaults.solver, pipe.defaults.grid, clip)
     if scaling != Plain(scale=float(said["num_train_timesteps"]), shift=-1.0) and not isinstance(scaling, FlowTime):
         raise InputError(f"labels of {type(scaling).__name__} cannot be written there: {scaling}")
     return said

@@ -22,6 +22,7 @@ from ...pipeline.extra import default as default_extra
 from ...pipeline.folder import at_most, empty
 from ...pipeline.identity import standing
 from ...pipeline.origin import Origin, summed
+from ..diffusers import kl as theirs
 from ..links import Link, check, read
 from . import kl
 from .contracts import contract_of
@@ -125,17 +126,23 @@ class Taken:
 
 
 def read_codec(path: str | Path, *, scale: float, shift: float = 0.0, upcast: bool = False) -> Codec:
-    """Return the KL autoencoder of a file, with or without a prefix; what else the file holds is left alone.
+    """Return the KL autoencoder of a file, under its authors' names, with a prefix or without, or under diffusers'.
+
+    What else the file holds is left alone.
 
     `scale`, `shift` and `upcast` stand in no file: 0.18215 for Stable Diffusion 1 and 2, 0.13025 and an upcast for XL,
     1.5305 and 0.0609 for 3 (`sfumato.codecs.kl.sd`, `sdxl`, `sd3`). Raises `CheckpointError` for another file.
     """
     tensors = read_weights(path)
+    latents: dict[str, Any] = {"scale": scale, "shift": shift, "upcast": upcast}
+    today = theirs.LAYOUT.today(tensors)
+    if config := theirs.shaped({name: tuple(t.shape) for name, t in today.items()}, **latents):
+        return _built(config, today, "", lambda net, _: theirs.LAYOUT.links(net), str(path), Taken())
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     prefix = vae_prefix(shapes, "")
     if prefix is None:
         raise CheckpointError(f"{path} holds no KL autoencoder")
-    config = kl.config(shapes, scale=scale, shift=shift, upcast=upcast, prefix=prefix)
+    config = kl.config(shapes, prefix=prefix, **latents)
     return _decoder(config, tensors, prefix, str(path), Taken())
 
 

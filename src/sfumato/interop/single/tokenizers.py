@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...conditioning.tower_files import read_tokenizer
+from ...conditioning.tower_files import read_tokenizer, suits
 from ...core.errors import InputError
 
 Given = str | Path | Mapping[str, str | Path] | None
@@ -36,13 +36,14 @@ def tokenizer_of(tower: str, given: Given, *, path: str, zeros: bool = False) ->
     OpenAI's with its end token. Raises `InputError` with the remedy where none is found.
     """
     kind = "T5" if tower == "t5" else "CLIP"
+    encoder = "T5EncoderModel" if kind == "T5" else "CLIPTextModel"
     for folder in _places(tower, kind, given):
-        if any((folder / name).is_file() for name in ("tokenizer.json", NAMES[kind])):
-            made = copy.copy(read_tokenizer(folder, "T5EncoderModel" if kind == "T5" else "CLIPTextModel"))
+        if any((folder / name).is_file() for name in ("tokenizer.json", NAMES[kind])) and suits(folder, encoder):
+            made = copy.copy(read_tokenizer(folder, encoder))
             if kind == "CLIP":
                 made.pad_token = "!" if zeros or tower == "clip_g" else made.eos_token
             return made
-    more = "" if given is None else f" ({given} has none)"
+    more = "" if given is None else f" ({given} has none of {kind}'s)"
     raise InputError(
         f"{path} holds a text encoder, and no such file holds its tokenizer{more}: give tokenizer= "
         f"(--tokenizer), a folder with {kind}'s tokenizer.json or {NAMES[kind]}, or a diffusers model of this kind"
