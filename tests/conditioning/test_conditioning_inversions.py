@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from sfumato import InputError
 from sfumato.conditioning import (
+    Classes,
     ClipText,
     Frame,
     Inversion,
@@ -58,6 +59,10 @@ def test_the_forms_of_files(tmp_path):
         assert all(v.ndim == 2 for v in found.vectors.values())
     with pytest.raises(InputError, match="no learned word"):
         read({"a": one, "b": two})
+    with pytest.raises(CheckpointError, match="'clip_g' has numbers that are not finite"):
+        read({"clip_l": one, "clip_g": two * torch.nan})
+    with pytest.raises(CheckpointError, match=r"'<hat>' has numbers of torch\.int64"):
+        read({"<hat>": torch.ones(2, WIDTH, dtype=torch.int64)})
     (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(CheckpointError, match="cannot read"):
         read_inversion(tmp_path / "damaged.safetensors")
@@ -172,7 +177,16 @@ def test_a_word_is_added_once_and_to_clip_alone(clip):
         with_inversions(known, [word])
     gemma = Tower(tiny_text.gemma(), tiny_text.gemma_tokenizer())
     with pytest.raises(InputError, match="has none"):
+        with_inversions(Classes(names=("cat",)), [word])
+    with pytest.raises(InputError, match="has none"):
         with_inversions(TextConditioner(family=LuminaText(), towers={"gemma": gemma}), [word])
+
+
+def test_a_word_of_unequal_lengths_in_two_towers_is_refused():
+    """They are read side by side: after it, the states of one prompt would be of different words."""
+    word = Inversion("<hat>", {"clip_l": drawn(2), "clip_g": drawn(3, 40)})
+    with pytest.raises(InputError, match="2 vectors for clip_l and 3 for clip_g"):
+        with_inversions(xl(), [word])
 
 
 @pytest.mark.parametrize("form", ["ours", "diffusers"])

@@ -582,6 +582,30 @@ def word_of_many_words(path):
     header_of({f"w{i}": (1, 64) for i in range(20)})(path)
 
 
+@case("word")
+def word_of_no_numbers(path):
+    raw(path, {"emb_params": entry((1, 32), offsets=(0, 128))}, b"\xff" * 128)
+
+
+@case("word")
+def word_of_whole_numbers(path):
+    raw(path, {"emb_params": entry((1, 32), "I32", (0, 128))}, b"\1" * 128)
+
+
+@case("lora")
+def lora_of_no_numbers(path):
+    halves = {f"{AT}.lora_down.weight": entry((1, 64), offsets=(0, 256))}
+    raw(path, halves | {f"{AT}.lora_up.weight": entry((64, 1), offsets=(256, 512))}, b"\xff" * 512)
+
+
+@case("lora")
+def lora_whose_settings_are_of_another_kind(path):
+    halves = {f"{AT}.lora_down.weight": entry((1, 64), offsets=(0, 256))}
+    halves[f"{AT}.lora_up.weight"] = entry((64, 1), offsets=(256, 512))
+    said = {"lora_adapter_metadata": '{"unet.r": 1, "unet.lora_alpha": 1, "unet.alpha_pattern": ["x"]}'}
+    raw(path, {"__metadata__": said} | halves, b"\0\0\0\x3f" * 128)
+
+
 HARMLESS = ("settings_with_code_beside_them", "settings_naming_code_for_a_tokenizer")  # loads, and runs none of it
 MARKER = Path(sys.argv[1] if len(sys.argv) > 1 else ".") / "ran"
 

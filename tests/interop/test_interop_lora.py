@@ -386,6 +386,61 @@ def test_live_is_merged_on_every_layer(name, dora, tmp_path):
     assert torch.equal(net(x, t, **cond), plain)
 
 
+def _nan():
+    return torch.full((32, 2), torch.nan)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.float16])
+def test_an_alpha_of_any_kind_of_number_is_read(dtype, tmp_path):
+    part = network_part(_pair("sd1")[1])
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{stem}.lora_down.weight": _random((2, 32), 1), f"{stem}.lora_up.weight": _random((32, 2), 2)}
+    save_file(tensors | {f"{stem}.alpha": torch.tensor(3, dtype=dtype)}, tmp_path / "a.safetensors")
+    (group,) = read_lora(tmp_path / "a.safetensors", {"net": part}).loras["net"].adapters.values()
+    assert group[0].scale == 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha_pattern", ["x"]),
+        ("alpha_pattern", {"to_q": "8"}),
+        ("alpha_pattern", {"to_q": [1]}),
+        ("rank_pattern", {"to_q": 1.5}),
+        ("rank_pattern", 3),
+        ("r", "4"),
+        ("r", [4]),
+        ("r", True),
+        ("lora_alpha", "8"),
+        ("lora_alpha", {}),
+        ("lora_alpha", 10**400),
+        ("lora_alpha", float("nan")),
+        ("target_modules", 7),
+        ("target_modules", ["to_q", 7]),
+        ("use_rslora", "false"),
+    ],
+)
+@pytest.mark.parametrize("place", ["beside", "header"])
+def test_a_setting_of_the_wrong_kind_is_refused_by_name(name, value, place, tmp_path):
+    part = network_part(_pair("sd1")[1])
+    stem = "base_model.model.mid_block.attentions.0.proj_in"
+    tensors = {f"{stem}.lora_A.weight": _random((2, 32, 1, 1), 1), f"{stem}.lora_B.weight": _random((32, 2, 1, 1), 2)}
+    good = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["to_q"], "alpha_pattern": None}
+    for settings in (good, good | {name: value}):
+        if place == "beside":
+            save_file(tensors, tmp_path / "adapter_model.safetensors")
+            (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+        else:
+            said = json.dumps({f"unet.{k}": v for k, v in settings.items()})
+            save_file(tensors, tmp_path / "adapter_model.safetensors", {"lora_adapter_metadata": said})
+        if settings is good:
+            read_lora(tmp_path, {"net": part})
+            continue
+        with pytest.raises(CheckpointError, match=rf"its setting '(unet\.)?{name}' is .*, which must be ") as refused:
+            read_lora(tmp_path, {"net": part})
+        assert "\n" not in str(refused.value)
+
+
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
     net = _pair("sd1")[1]
     parts = {"net": network_part(net)}
@@ -407,6 +462,16 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     says(r"oft_diag.* is of another kind", good | {f"{stem}.oft_diag": _random((32, 3), 1)})
     says("is no number", good | {f"{stem}.alpha": torch.tensor(torch.nan)}, CheckpointError)
     says("not one number a row", good | {f"{stem}.dora_scale": _random((1, 7), 1)})
+    says(
+        r"lora_up\.weight' has numbers that are not finite", good | {f"{stem}.lora_up.weight": _nan()}, CheckpointError
+    )
+    whole = {f"{stem}.lora_up.weight": torch.ones(32, 2, dtype=torch.int64)}
+    says(r"lora_up\.weight' is torch\.int64 \[32, 2\], which is no up of a LoRA", good | whole, CheckpointError)
+    flag = {f"{stem}.alpha": torch.tensor(True)}
+    says(r"alpha' is torch\.bool \[\], which is no alpha", good | flag, CheckpointError)
+    twice = {f"{stem}.lora.up.weight": _random((32, 2), 3)}
+    says("stands there twice", good | twice, CheckpointError)
+    says("fits nothing here", {"who.knows": torch.arange(3)})
     says("is no down of a LoRA", good | {f"{stem}.lora_down.weight": torch.tensor(1.0)}, CheckpointError)
     save_file(
         good

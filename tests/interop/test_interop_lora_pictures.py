@@ -107,6 +107,25 @@ def test_what_fits_in_part_is_refused_until_asked_for(case, tmp_path):
         pipe.with_lora(folder / "one.safetensors", float("nan"))
 
 
+def test_a_file_for_the_only_text_encoder_of_a_model_is_not_for_the_first_of_two(case, tmp_path):
+    """XL's first encoder is that of version 1: the shapes fit, and the file was made for another model."""
+    _, _, pipe = case
+    tiny_folders.xl().save_pretrained(tmp_path / "xl")
+    xl = sf.load(tmp_path / "xl")
+    g = torch.Generator().manual_seed(0)
+    halves = {"lora_down": torch.randn(2, 32, generator=g), "lora_up": torch.randn(32, 2, generator=g)}
+    for tag in ("te", "te1"):
+        name = f"lora_{tag}_text_model_encoder_layers_0_self_attn_q_proj"
+        save_file({f"{name}.{half}.weight": t for half, t in halves.items()}, tmp_path / f"{tag}.safetensors")
+    assert pipe.with_lora(tmp_path / "te.safetensors").sha256() != pipe.sha256()
+    with pytest.raises(InputError, match=r"fits nothing here .*first 'lora_te_text.* made for another model"):
+        xl.with_lora(tmp_path / "te.safetensors")
+    assert xl.with_lora(tmp_path / "te1.safetensors").sha256() != xl.sha256()
+    loras = read_lora(tmp_path / "te1.safetensors", parts_of(xl)).loras
+    write_lora(tmp_path / "again.safetensors", loras, parts_of(xl), "kohya")
+    assert set(read_lora(tmp_path / "again.safetensors", parts_of(xl)).loras) == {"clip_l"}
+
+
 def test_the_command_line(case, tmp_path, capsys):
     folder, _, pipe = case
     call = ["sample", str(folder / "model"), "a cat", "-n", "1", "--steps", "2", "--json", "--device", "cpu"]

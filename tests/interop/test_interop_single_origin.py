@@ -1,5 +1,6 @@
 """A file of others is written back as it was, tensor by tensor, whatever of it nobody uses; else it is named."""
 
+import json
 from pathlib import Path
 
 import diffusers
@@ -13,6 +14,7 @@ from test_interop_single import MADE, UNET, clip, loaded
 from test_interop_single_text import open_clip_file
 
 import sfumato as sf
+from sfumato.cli import main
 from sfumato.conditioning import ClipText
 from sfumato.interop.diffusers.writing import write_pipeline
 from sfumato.interop.single.writing import write_single
@@ -240,3 +242,16 @@ def test_names_are_summed_up():
     assert summed(["a.x", "a.y.z", "a.y"]) == "a.* (3)"
     assert summed([]) == ""
     assert summed(map(str, range(10)), 8) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+def test_numbers_that_are_no_weights_may_come_first(tmp_path, capsys):
+    """Files of the first releases hold the places of the text encoder in whole numbers, which stand first in a file."""
+    tiny_folders.sd().save_pretrained(tmp_path / "folder")
+    write_single(sf.load(tmp_path / "folder"), tmp_path / "one.safetensors")
+    name = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    tensors = load_file(tmp_path / "one.safetensors") | {name: torch.arange(77)[None]}
+    save_file(tensors, tmp_path / "released.safetensors")
+    assert main(["inspect", str(tmp_path / "released.safetensors"), "--json"]) == 0
+    told, plain = json.loads(capsys.readouterr().out), main(["inspect", str(tmp_path / "one.safetensors"), "--json"])
+    assert plain == 0
+    assert told["parts"] == json.loads(capsys.readouterr().out)["parts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, InputError
-from ..core.weights import reason
+from ..core.weights import reason, sync
+from .conditioner import Conditioner
 from .text import TextConditioner
 from .tower import Tower
 
@@ -44,13 +46,20 @@ def read_inversion(path: str | Path, token: str | None = None) -> Inversion:
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise InputError(f"{path} is not a safetensors file, and pickles are never read: convert it")
+        raise InputError(
+            f"{path} is not a safetensors file, and pickles are never read: convert it, "
+            f"`sfumato convert {path.name} {path.stem}.safetensors --allow-pickle`"
+        )
     try:  # not `read_weights`: the name of a tensor is a word here, with signs that no weight's name has
         if path.stat().st_size > MAX_FILE:
             raise CheckpointError(f"{path} is above {MAX_FILE >> 20} MiB, which no learned word is")
         found = cast("dict[str, Tensor]", cast(Any, safetensors.torch).load(path.read_bytes()))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
+    for name, t in found.items():
+        if not t.is_floating_point() or not bool(torch.isfinite(t.float()).all()):
+            what = "numbers that are not finite" if t.is_floating_point() else f"numbers of {t.dtype}"
+            raise CheckpointError(f"{path}: {name!r:.80} has {what}, which no vectors of a word have")
     tensors = {name: t.reshape(-1, t.shape[-1]) for name, t in found.items() if t.ndim in (1, 2) and t.numel()}
     if set(tensors) == {"emb_params"}:
         return Inversion(token or path.stem, {"": tensors["emb_params"]})
@@ -62,15 +71,31 @@ def read_inversion(path: str | Path, token: str | None = None) -> Inversion:
     raise InputError(f"{path} holds no learned word: {len(tensors)} tensors, {', '.join(sorted(tensors)[:3])!r:.80}")
 
 
-def with_inversions(conditioner: TextConditioner, inversions: Sequence[Inversion]) -> TextConditioner:
+def write_inversion(path: Path, token: str, vectors: Tensor) -> None:
+    """Write a learned word to a new file that `read_inversion` reads, under its name or, if none can be it, the file's.
+
+    Raises `CheckpointError` where the disk refuses.
+    """
+    name = token if _is_word(token) and token not in _PAIRS else "emb_params"
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(cast(Any, safetensors.torch).save({name: vectors.contiguous()}))
+        sync(aside)
+        os.rename(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {reason(error)}") from error
+
+
+def with_inversions(conditioner: Conditioner | None, inversions: Sequence[Inversion]) -> TextConditioner:
     """Return a conditioner whose CLIP towers know the words; the given one is unchanged and shares its weights.
 
-    A word of k vectors is read as k tokens. Raises `InputError` for a word that is one already, and for vectors that a
-    tower lacks or that are not of its width.
+    A word of k vectors is read as k tokens. Raises `InputError` for a word that is one already, for vectors that a
+    tower lacks, that are not of its width or not as many as another's, and for a conditioner without such towers.
     """
-    towers = dict(conditioner.towers)
+    towers = dict(conditioner.towers) if isinstance(conditioner, TextConditioner) else {}
     clips = [name for name in towers if name.startswith("clip")]
-    if not clips:
+    if not isinstance(conditioner, TextConditioner) or not clips:
         raise InputError("learned words are vectors of a CLIP text encoder, and this model has none")
     for inversion in inversions:
         given = dict(inversion.vectors)
@@ -79,13 +104,18 @@ def with_inversions(conditioner: TextConditioner, inversions: Sequence[Inversion
         for name in clips:
             if name not in given:
                 raise InputError(f"{inversion.token!r:.60} has no vectors for {name}: it was learned for another model")
+            if len(given[name]) != len(given[clips[0]]):  # towers are read side by side: what follows would not match
+                raise InputError(
+                    f"{inversion.token!r:.60} has {len(given[clips[0]])} vectors for {clips[0]} and {len(given[name])} "
+                    f"for {name}: it is damaged, for a word has as many in each"
+                )
             towers[name] = with_word(towers[name], inversion.token, given[name])
     return replace(conditioner, towers=towers)
 
 
 def with_word(tower: Tower, token: str, vectors: Tensor) -> Tower:
     """Return a tower that reads `token` as `vectors` [k, width]; the rest of its weights is shared."""
-    if not token or len(token) > 60 or any(c.isspace() for c in token):
+    if not _is_word(token):
         raise InputError(f"{token!r:.60} cannot be a word: give token= without spaces, of at most 60 characters")
     if vectors.shape[-1] != tower.width:
         raise InputError(
@@ -115,3 +145,15 @@ def with_word(tower: Tower, token: str, vectors: Tensor) -> Tower:
     inner = getattr(model, "text_model", model)
     inner.eos_token_id = copy.tokenizer.eos_token_id  # the largest id is no longer the end token
     return replace(copy, several={**tower.several, ids[0]: tuple(ids)})
+
+
+def learned_words(tower: Tower) -> list[str]:
+    """Return the words that were added to a CLIP tower's own, in order; none for other towers."""
+    if not type(tower.model).__name__.startswith("CLIP"):
+        return []
+    added = tower.tokenizer.get_added_vocab()
+    return sorted(added.keys() - set(tower.tokenizer.all_special_tokens), key=added.__getitem__)
+
+
+def _is_word(token: str) -> bool:
+    return 0 < len(token) <= 60 and token.isprintable() and " " not in token

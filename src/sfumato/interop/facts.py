@@ -91,7 +91,7 @@ def _checkpoint(path: Path, known: Mapping[str, Spec], metadata: Mapping[str, st
     except InputError as error:
         return {"network": str(error)}
     with at_most(2 * len(known)):
-        net = empty(config, next(iter(known.values())).dtype)
+        net = empty(config)
     used = {name for link in family.links(net, prefix) if link.ours for name in link.theirs}
     idle = {name for name in known if QUIET.match(name) or family.ignored(name.removeprefix(prefix))}
     idle |= {name for link in family.links(net, prefix) if not link.ours for name in link.theirs}

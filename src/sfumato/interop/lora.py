@@ -6,7 +6,6 @@ say which of our layers, and which rows of its matrix, a module of theirs is.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,12 @@ from torch import Tensor, nn
 
 from ..control.lora import KINDS, Adapter, LoRA
 from ..core.errors import CheckpointError, InputError
-from ..core.json_file import read_json
 from ..core.weights import read_whole, write_weights
 from ..nets.latent_unet import LatentUNet
 from . import lycoris
 from .links import Link
 from .lora_names import Parsed, gathered, original_links, their_links
-
-METADATA = "lora_adapter_metadata"  # of a file's header: alphas and ranks, as diffusers writes them
+from .lora_settings import settings_of
 
 
 class Place(NamedTuple):
@@ -92,8 +89,12 @@ def network_part(net: nn.Module) -> Part:
     )
 
 
-def tower_part(model: nn.Module, number: int) -> Part:
-    """Return the part of text encoder `number` (from 1): its names are those of transformers."""
+def tower_part(model: nn.Module, number: int, *, alone: bool = True) -> Part:
+    """Return the part of text encoder `number` (from 1): its names are those of transformers.
+
+    `alone`: whether it is the only one of its model. Files for such models have `lora_te_`, others count: the first
+    encoder of XL is that of version 1 as well, for which a file of version 1 was not made.
+    """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, KINDS)}
     own = {n: [Place(n, None, None, m.weight.shape[1:])] for n, m in layers.items()}
     named, aliases = own, own
@@ -104,7 +105,7 @@ def tower_part(model: nn.Module, number: int) -> Part:
     return Part(
         module=model,
         prefixes=("text_encoder." if first else f"text_encoder_{number}.",),
-        tags=("lora_te_", "lora_te1_") if first else (f"lora_te{number}_",),
+        tags=("lora_te_", "lora_te1_") if first and alone else (f"lora_te{number}_",),
         dotted=named,
         kohya=named,
         aliases=aliases,
@@ -168,7 +169,7 @@ def read_lora(path: str | Path, parts: Mapping[str, Part]) -> Found:
     """
     file = _file(Path(path))
     tensors, metadata = read_whole(file)
-    settings = _settings(file, metadata)
+    settings = settings_of(file, metadata)
     modules = gathered(tensors, str(file))
     adapters: dict[str, dict[str, list[Adapter]]] = {}
     unmatched: list[str] = []
@@ -229,22 +230,11 @@ def _file(path: Path) -> Path:
     if not path.is_file():
         raise InputError(f"there is no LoRA file {path}")
     if path.suffix.lower() != ".safetensors":
-        raise InputError(f"{path} is not a safetensors file, and pickles are never read: convert it")
+        raise InputError(
+            f"{path} is not a safetensors file, and pickles are never read: convert it, "
+            f"`sfumato convert {path.name} {path.stem}.safetensors --allow-pickle`"
+        )
     return path
-
-
-def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the settings beside a file (peft's), or inside its header (those of diffusers)."""
-    beside = file.with_name("adapter_config.json")
-    if file.name == "adapter_model.safetensors" and beside.is_file():
-        return read_json(beside)
-    try:
-        settings = json.loads(metadata.get(METADATA, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: its {METADATA} is not JSON") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file}: its {METADATA} is not a table")
-    return cast("dict[str, Any]", settings)
 
 
 def _scale(held: Parsed, settings: Mapping[str, Any], prefix: str, local: str) -> float:

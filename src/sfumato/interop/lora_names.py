@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, InputError
@@ -52,7 +53,8 @@ class Parsed(NamedTuple):
 def gathered(tensors: Mapping[str, Tensor], file: str) -> dict[str, Parsed]:
     """Return module -> its tensors; names that are no part of a LoRA stand for modules of their own.
 
-    Raises `InputError` for another kind of adapter, `CheckpointError` for halves without the other one.
+    Raises `InputError` for another kind of adapter, `CheckpointError` for halves without the other one, and for
+    tensors that are of another kind or not finite.
     """
     found: dict[str, Parsed] = {}
     for name, tensor in tensors.items():
@@ -61,9 +63,14 @@ def gathered(tensors: Mapping[str, Tensor], file: str) -> dict[str, Parsed]:
         module, role = _split(name)
         held = found.setdefault(module, Parsed({}, {}))
         least = {"alpha": 0, "magnitude": 0, "mid": 4, "hada_t1": 4, "hada_t2": 4, "lokr_t2": 4}.get(role, 2)
-        least = least if role in ROLES else 0
-        if role in held.tensors or tensor.ndim < least or not (tensor.numel() and tensor.is_floating_point()):
-            raise CheckpointError(f"{file}: {name!r:.120} stands there twice, or is no {role} of a LoRA")
+        if role in held.tensors:
+            raise CheckpointError(f"{file}: {name!r:.120} stands there twice, under another of its names")
+        kind = tensor.is_floating_point() or (role == "alpha" and tensor.dtype != torch.bool)
+        if role in ROLES and (tensor.ndim < least or not tensor.numel() or not kind):
+            said = f"{tensor.dtype} {list(tensor.shape)}"
+            raise CheckpointError(f"{file}: {name!r:.120} is {said}, which is no {role} of a LoRA")
+        if role in ROLES and role != "alpha" and not bool(torch.isfinite(tensor.float()).all()):
+            raise CheckpointError(f"{file}: {name!r:.120} has numbers that are not finite: the file is damaged")
         held.tensors[role], held.names[role] = tensor, name
     for held in found.values():
         roles = held.tensors.keys()

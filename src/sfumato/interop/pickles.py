@@ -20,7 +20,10 @@ SECONDS = 600
 def convert_pickle(source: Path, target: Path, *, memory: int = MEMORY, seconds: int = SECONDS) -> list[str]:
     """Write the tensors of a `.ckpt`, `.pt` or `.bin` as safetensors; return the names of what is no tensor.
 
-    torch's restricted reader runs in a child that may use twice the file's size and `memory` bytes, for `seconds`.
+    A reader that runs nothing of the file (`inert`) works in a child that may use twice the file's size and `memory`
+    bytes, for `seconds`. What is no tensor is named, as are the classes of what stood beside the weights. A learned
+    word is written as `read_inversion` reads it.
+
     Raises `InputError` for a target that exists, `CheckpointError` with the reason for a file that is refused.
     """
     if target.exists() or target.suffix != ".safetensors":
@@ -28,7 +31,8 @@ def convert_pickle(source: Path, target: Path, *, memory: int = MEMORY, seconds:
     if not source.is_file():
         raise InputError(f"there is no file {source}")
     bound = str(2 * source.stat().st_size + memory)
-    command = [sys.executable, "-m", "sfumato.interop.unpickle", str(source), str(target), bound, str(seconds)]
+    # -P: a torch.py that somebody put beside the file is not imported
+    command = [sys.executable, "-P", "-m", "sfumato.interop.unpickle", str(source), str(target), bound, str(seconds)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         said = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}

@@ -25,9 +25,12 @@ def parts_of(pipe: Pipeline) -> dict[str, Part]:
     """Return the parts of a pipeline that adapters are for: "net", and its text encoders by name."""
     parts = {"net": network_part(pipe.denoiser.net)}
     if isinstance(pipe.conditioner, TextConditioner):
-        for i, name in enumerate(pipe.conditioner.family.needs):
+        needs = pipe.conditioner.family.needs
+        for i, name in enumerate(needs):
             if name in pipe.conditioner.towers:  # files count encoders; the refiner of XL has the second one alone
-                parts[name] = tower_part(pipe.conditioner.towers[name].model, 2 if name == "clip_g" else i + 1)
+                parts[name] = tower_part(
+                    pipe.conditioner.towers[name].model, 2 if name == "clip_g" else i + 1, alone=len(needs) == 1
+                )
     return parts
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ... import __version__
 from ...codecs.kl import AutoencoderKL
 from ...conditioning import ClipText, RefinerText, SD3Text, TextConditioner, XLText
+from ...conditioning.inversions import learned_words
 from ...control.lora import refuse_live
 from ...core import Eps, InputError, Plain, Prediction, Rectified, Scaling, Schedule, Table, V, ZeroTerminalSNR
 from ...core.weights import write_weights
@@ -69,6 +70,7 @@ def write_single(pipe: Pipeline, path: str | Path) -> Path:
                 raise InputError(f"a {type(codec).__name__} has no place in a single file: write a folder")
             tensors |= write(kl.links(codec, origin.codec), codec.state_dict())
         for name, tower in (texts.towers if texts else {}).items():
+            warn_of((f"the word {w!r} of {name}" for w in learned_words(tower)), "this layout holds no tokenizer")
             tensors |= write_tower(tower, PARTS[kind][name])
     tensors |= {name: tensor for name, tensor in origin.tensors.items() if name not in tensors or name in made}
     tensors = _marked(pipe, kind, tensors, origin.network)
