@@ -50,6 +50,30 @@ def test_layouts_go_round(theirs, tmp_path, capsys):
     assert all(torch.equal(stored[k], full[k].half()) for k in full)
 
 
+def test_an_autoencoder_alone_goes_into_every_layout(theirs, tmp_path, capsys):
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    source, name = theirs / "vae", "diffusion_pytorch_model.safetensors"
+    config = AutoencoderKL.from_pretrained(source).config
+    codec = sf.load_codec(source)
+    assert convert(source, tmp_path / "one.safetensors") == 0
+    peer = load_file(tmp_path / "one.safetensors")
+    converted = convert_ldm_vae_checkpoint({f"first_stage_model.{k}": v for k, v in peer.items()}, config)
+    before = load_file(source / name)
+    assert converted.keys() == before.keys()
+    assert all(torch.equal(converted[k], before[k]) for k in before)
+    assert convert(source, tmp_path / "back", "--layout", "diffusers", "--dtype", "float16") == 0
+    after = load_file(tmp_path / "back" / name)
+    assert all(torch.equal(after[k], before[k].half()) for k in before)
+    assert sf.load_codec(tmp_path / "back").config == codec.config
+    assert convert(source, tmp_path / "ours", "--layout", "sfumato") == 0
+    ours = load_file(tmp_path / "ours" / "codec.safetensors")
+    assert all(torch.equal(ours[k], v) for k, v in codec.state_dict().items())
+    assert convert(tmp_path / "one.safetensors", tmp_path / "two", "--layout", "diffusers") == 2
+    assert "autoencoder" in capsys.readouterr().err
+
+
 def test_what_is_asked_wrongly(theirs, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "x").write_text("x")

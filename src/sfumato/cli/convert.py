@@ -14,6 +14,7 @@ EPILOG = """examples:
   sfumato convert model.safetensors my-model --layout diffusers --tokenizer clip-folder
   sfumato convert my-model model.safetensors               one file, as web interfaces read
   sfumato convert my-model ours --layout sfumato --dtype float16
+  sfumato convert my-model/vae vae.safetensors             an autoencoder alone
   sfumato convert old.ckpt old.safetensors --allow-pickle  weights alone, read in a child process
 
 Nothing is overwritten. A file holds no tokenizers: give --tokenizer when reading one. What the layout of DST has no
@@ -65,8 +66,43 @@ def run(args: argparse.Namespace) -> int:
         layout = args.layout or ("single" if single else None)
         if layout is None:
             raise InputError(f"say which --layout {target} shall have: {', '.join(LAYOUTS)}")
-        _convert(args, source, target, layout)
+        if (source / "config.json").is_file() and _is_codec(source):
+            _convert_codec(args, source, target, layout)
+        else:
+            _convert(args, source, target, layout)
     return _wrote(target)
+
+
+def _is_codec(source: Path) -> bool:
+    """Return whether a folder is that of an autoencoder alone."""
+    from ..core.json_file import read_json
+
+    return str(read_json(source / "config.json").get("_class_name")).startswith(("Autoencoder", "VQModel"))
+
+
+def _convert_codec(args: argparse.Namespace, source: Path, target: Path, layout: str) -> None:
+    import torch
+
+    from ..codecs.folder import save_codec
+    from ..codecs.kl import AutoencoderKL
+    from ..core import InputError
+    from ..core.weights import write_weights
+    from ..interop.diffusers.writing import write_network
+    from ..interop.links import write
+    from ..interop.single import kl
+    from ..pipeline import load_codec
+
+    codec: Any = load_codec(source)
+    if args.dtype is not None:
+        codec = codec.to(getattr(torch, args.dtype))
+    if layout == "sfumato":
+        save_codec(codec, target)
+    elif layout == "diffusers":
+        write_network(codec, target)
+    elif isinstance(codec, AutoencoderKL):  # under its authors' names, without a prefix, as they are passed on
+        write_weights(target, write(kl.links(codec, ""), codec.state_dict()), {"format": "pt"})
+    else:
+        raise InputError(f"a {type(codec).__name__} has no layout in one file: write a folder")
 
 
 def _convert(args: argparse.Namespace, source: Path, target: Path, layout: str) -> None:
