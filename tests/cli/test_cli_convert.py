@@ -140,6 +140,7 @@ class _Code:
         return (os.system, (f"touch {self.marker}",))
 
 
+@pytest.mark.slow  # a process each; `test_interop_pickles` reads the same forms in this one
 def test_hostile_pickles_run_nothing_and_fill_nothing(tmp_path, capsys):
     marker = tmp_path / "ran"
     torch.save({"state_dict": {"a": torch.ones(2)}, "x": _Code(marker)}, tmp_path / "code.ckpt")

@@ -38,8 +38,9 @@ def name_of(pipe, **call):
     return str(caught.value).split(" gave values that are not finite, in ")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("emulated", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "emulated"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+)
 def test_the_first_bad_module_is_named(dtype, emulated, monkeypatch, tmp_path):
     monkeypatch.setattr(wide, "emulated", lambda kind: emulated and kind == torch.bfloat16)
     tiny_folders.sd().save_pretrained(tmp_path)

@@ -95,7 +95,7 @@ def trainers(lightning):
     }
 
 
-@pytest.mark.parametrize("form", ["zip", "old", "protocol 4"])
+@pytest.mark.parametrize("form", ["zip", *(pytest.param(f, marks=pytest.mark.slow) for f in ("old", "protocol 4"))])
 def test_a_trainers_file_gives_its_weights_and_names_the_rest(form, lightning, tmp_path, monkeypatch):
     held = trainers(lightning)
     more = {"zip": {}, "old": {"_use_new_zipfile_serialization": False}, "protocol 4": {"pickle_protocol": 4}}[form]
@@ -165,6 +165,7 @@ def test_a_file_that_names_what_acts_is_refused_whole_and_runs_nothing(name, for
     assert not (tmp_path / "RAN").exists()
 
 
+@pytest.mark.slow  # a process for each
 def test_the_refusal_is_one_line_of_ours(tmp_path):
     torch.save({"a": torch.ones(2), "x": Reduced(os.system, f"touch {tmp_path / 'ran'}")}, tmp_path / "evil.ckpt")
     (tmp_path / "text.pt").write_bytes(b"hello, this is no pickle")
@@ -288,13 +289,13 @@ def test_the_names_that_act_are_not_among_those_that_are_known():
     ("held", "token", "left"),
     [
         ({"<hat>": drawn(2, 8)}, "<hat>", []),
-        ({"<hat>": drawn(8)}, "<hat>", []),
-        ({"hat": drawn(1, 8)}, "hat", []),
-        ({"my hat": drawn(2, 8)}, "new-word", []),
+        pytest.param({"<hat>": drawn(8)}, "<hat>", [], marks=pytest.mark.slow),
+        pytest.param({"hat": drawn(1, 8)}, "hat", [], marks=pytest.mark.slow),
+        pytest.param({"my hat": drawn(2, 8)}, "new-word", [], marks=pytest.mark.slow),
         ({"string_to_token": {"*": 265}, "string_to_param": {"*": drawn(2, 8)}, "name": "sunset", "step": 5}, "sunset",
          ["step", "string_to_token"]),
         ({"string_to_param": {"*": drawn(2, 8)}, "name": "two words"}, "new-word", []),
-        ({"string_to_param": {"*": drawn(2, 8)}}, "new-word", []),
+        pytest.param({"string_to_param": {"*": drawn(2, 8)}}, "new-word", [], marks=pytest.mark.slow),
         ({"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(drawn(2, 8))}), "name": "older"}, "older",
          []),
     ],

@@ -96,8 +96,9 @@ def kill_saves(root: Path, kills: int, size: int) -> int:
     return lost
 
 
-def test_forty_kills_lose_no_finished_checkpoint(memory):
-    assert kill_saves(memory / "c", 40, 20_000) == 0
+@pytest.mark.parametrize("kills", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_kills_lose_no_finished_checkpoint(kills, memory):
+    assert kill_saves(memory / "c", kills, 20_000) == 0
 
 
 @pytest.mark.slow

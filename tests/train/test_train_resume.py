@@ -25,7 +25,7 @@ def uninterrupted(tmp_path, **changes) -> str:
     return digest(run)
 
 
-@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 2), (2, 2)])
+@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (0, 2), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_three_kills_in_a_row_change_nothing(tmp_path, run, workers, accumulation):
     # 37 rows and batches of 8: step 13 is in epoch 2, and every kill but the first is in a later epoch
     changes = {"accumulation": accumulation, "workers": workers}
