@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -69,7 +70,7 @@ def gathered(tensors: Mapping[str, Tensor], file: str) -> dict[str, Parsed]:
         if role in ROLES and (tensor.ndim < least or not tensor.numel() or not kind):
             said = f"{tensor.dtype} {list(tensor.shape)}"
             raise CheckpointError(f"{file}: {name!r:.120} is {said}, which is no {role} of a LoRA")
-        if role in ROLES and role != "alpha" and not bool(torch.isfinite(tensor.float()).all()):
+        if role in ROLES and role != "alpha" and not math.isfinite(float(tensor.sum(dtype=torch.float64))):
             raise CheckpointError(f"{file}: {name!r:.120} has numbers that are not finite: the file is damaged")
         held.tensors[role], held.names[role] = tensor, name
     for held in found.values():
