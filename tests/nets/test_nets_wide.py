@@ -121,6 +121,22 @@ def test_layers_one_after_another_do_not_see_each_others_weights():
         assert distance(inside(x), again) < SAME
 
 
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_weights_are_widened_into_one_piece_of_memory_and_lie_there_as_stored(form):
+    made = widened(nn.Sequential(nn.Conv2d(4, 6, 3).to(memory_format=form), nn.Linear(5, 7)).half())
+    for layer in made:
+        held = layer.held
+        with torch.no_grad():
+            wide = held.wide()
+        assert wide.data_ptr() == held.room.data_ptr() == made[0].held.room.data_ptr()
+        assert wide.stride() == held.stored.stride()
+        assert torch.equal(wide, held.stored.float())
+        assert held.wide().data_ptr() != held.room.data_ptr()  # a graph may keep it
+    held.stored = held.stored[:, ::2]  # with gaps: there is no such place in the memory
+    with torch.no_grad():
+        assert torch.equal(held.wide(), held.stored.float())
+
+
 class Own(nn.Linear):
     """A layer with a way of its own to compute."""
 
